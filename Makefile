@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+# make help lists the targets.  Variants coexist: SAN=address,undefined and DEBUG=1 build beside build/.
+SHELL := /bin/bash
+CC      ?= gcc
+CFLAGS  ?= -O3 -g
+PREFIX  ?= /usr/local
+BUILD   ?= build$(if $(SAN),-san)$(if $(DEBUG),-debug)
+PKGS    := libcjson libxxhash libpcre2-8 libutf8proc
+VERSION := 0.1.0
+
+TOOLS   := $(patsubst tools/%.c,%,$(wildcard tools/*.c))
+LIBOBJ  := $(patsubst %.c,$(BUILD)/%.o,$(wildcard lib/*.c lib/arch/*.c kernels/*.c))
+ISAS    := portable avx2 avx512
+ISA_portable :=
+ISA_avx2     := -mavx2 -mfma
+ISA_avx512   := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mavx2 -mfma
+CPUSRC  := $(filter-out kernels/cpu/cpu.c,$(wildcard kernels/cpu/*.c))
+CPUOBJ  := $(BUILD)/kernels/cpu/cpu.o $(foreach i,$(ISAS),$(patsubst kernels/cpu/%.c,$(BUILD)/kernels/cpu/%.$(i).o,$(CPUSRC)))
+UNIT    := $(patsubst tests/unit/%.c,%,$(wildcard tests/unit/test_*.c))
+
+ALLC := -std=c11 -D_POSIX_C_SOURCE=200809L -D_DEFAULT_SOURCE -DSAL_VERSION='"$(VERSION)"' -I. -fopenmp -ffp-contract=off -MMD -MP \
+        -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes $(if $(WERROR),-Werror) \
+        $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=undefined) $(if $(DEBUG),-O0)
+PKGC  = $(shell pkg-config --cflags $(PKGS))
+LIBS  = $(shell pkg-config --libs $(PKGS)) -lm
+
+all: $(TOOLS:%=$(BUILD)/bin/%)     ## build every tool
+
+help:                              ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BUILD)/kernels/cpu/cpu.o: kernels/cpu/cpu.c
+	@mkdir -p $(@D)
+	$(CC) $(ALLC) $(CFLAGS) -c -o $@ $<
+define isa_rule
+$(BUILD)/kernels/cpu/%.$(1).o: kernels/cpu/%.c
+	@mkdir -p $$(@D)
+	$$(CC) $$(ALLC) $$(CFLAGS) -DSAL_ISA=$(1) $$(ISA_$(1)) -c -o $$@ $$<
+endef
+$(foreach i,$(ISAS),$(eval $(call isa_rule,$(i))))
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(ALLC) $(PKGC) $(CFLAGS) -c -o $@ $<
+$(BUILD)/libsal.a: $(LIBOBJ) $(CPUOBJ)
+	@rm -f $@
+	$(AR) rcs $@ $^
+$(BUILD)/bin/%: $(BUILD)/tools/%.o $(BUILD)/libsal.a
+	@mkdir -p $(@D)
+	$(CC) $(ALLC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
+$(BUILD)/tests/test_%: $(BUILD)/tests/unit/test_%.o $(BUILD)/libsal.a
+	@mkdir -p $(@D)
+	$(CC) $(ALLC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
+$(BUILD)/tests/check_kernels: $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/kernels/*.c)) $(CPUOBJ) $(patsubst %.c,$(BUILD)/%.o,$(wildcard kernels/*.c))
+	@mkdir -p $(@D)
+	$(CC) $(ALLC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lm
+
+check-unit: $(UNIT:%=$(BUILD)/tests/%)   ## the C tests of lib/
+	@for t in $^; do $$t || exit 1; done
+check-kernels: $(BUILD)/tests/check_kernels   ## every operation against plain loops in double, on each instruction set
+	@for i in $(ISAS); do SAL_CPU=$$i $< || exit 1; done
+
+clean:                             ## remove build/ and its variants
+	rm -rf build build-*
+
+.PHONY: all help check check-unit check-kernels clean
+.SECONDARY:
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -31,7 +31,7 @@ struct sal_opt {
 struct sal_common {
 	const char *model, *adapter, *device, *reject;
 	int dtype;    /* 0 bf16, 1 f32 */
-	int quantize; /* 0 none, 1 nf4 */
+	int quantize; /* 0 none */
 	int batch, threads;
 	uint64_t seed;
 	bool quiet, skip_bad, dry_run;
@@ -41,7 +41,7 @@ struct sal_common {
 #define SAL_OPT_COMPUTE(c) \
 	{ 'd', "device", SAL_OPT_STR, &(c).device, 0, 0, "NAME", "cpu or cuda[:N] [cpu]" }, \
 	{ 0, "dtype", SAL_OPT_CHOICE, &(c).dtype, 0, 0, "bf16|f32", "compute type [bf16]" }, \
-	{ 0, "quantize", SAL_OPT_CHOICE, &(c).quantize, 0, 0, "none|nf4", "round the base weights to a quantised grid [none]" }, \
+	{ 0, "quantize", SAL_OPT_CHOICE, &(c).quantize, 0, 0, "none", "type of the base weights in memory: none, that of --dtype [none]" }, \
 	{ 'j', "threads", SAL_OPT_INT, &(c).threads, 0, 4096, "N", "threads, 0 for one per core [0]" }
 #define SAL_OPT_BATCH(c, text) { 'b', "batch", SAL_OPT_INT, &(c).batch, 1, 65536, "N", text }
 #define SAL_OPT_SEED(c) { 0, "seed", SAL_OPT_U64, &(c).seed, 0, 0, "N", "seed of every random draw [0]" }

@@ -1,0 +1,597 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * model.c - read a configuration and put a model's weights on a device.
+ *
+ * Two families of files, one table of names each; matrices are decoded a block of rows at a time into float and
+ * packed at once, so a model is never held in memory twice.
+ */
+#include "lib/model.h"
+#include "lib/jsonl.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *const sal_proj_name[SAL_N_PROJ] = { "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj" };
+
+/* What differs between the architectures; everything else is one decoder. */
+static const struct {
+	const char *name;
+	bool qkv_bias, qk_norm, permuted_gguf;
+} arch_table[] = {
+	{ "llama", false, false, true },
+	{ "mistral", false, false, true },
+	{ "qwen2", true, false, false },
+	{ "qwen3", false, true, false },
+};
+
+static const struct {
+	const char *hf, *gguf;
+} proj_names[SAL_N_PROJ] = {
+	{ "self_attn.q_proj", "attn_q" }, { "self_attn.k_proj", "attn_k" }, { "self_attn.v_proj", "attn_v" },
+	{ "self_attn.o_proj", "attn_output" }, { "mlp.gate_proj", "ffn_gate" }, { "mlp.up_proj", "ffn_up" },
+	{ "mlp.down_proj", "ffn_down" },
+};
+
+void
+sal_proj_shape(const struct sal_config *cfg, int proj, int64_t *out, int64_t *in)
+{
+	int64_t q = (int64_t)cfg->num_heads * cfg->head_dim, kv = (int64_t)cfg->num_kv_heads * cfg->head_dim;
+	int64_t c = cfg->hidden_size, f = cfg->intermediate_size;
+
+	*out = proj == SAL_Q ? q : proj == SAL_K || proj == SAL_V ? kv : proj == SAL_GATE || proj == SAL_UP ? f : c;
+	*in = proj == SAL_O ? q : proj == SAL_DOWN ? f : c;
+}
+
+static int
+find_arch(const char *name)
+{
+	for (size_t i = 0; i < sizeof arch_table / sizeof *arch_table; i++)
+		if (strcmp(arch_table[i].name, name) == 0)
+			return (int)i;
+	return -1;
+}
+
+static int
+get_int(const cJSON *j, const char *name, int64_t min, int64_t max, int def, int *out)
+{
+	int64_t v;
+
+	if (!sal_json_has(j, name)) {
+		if (def < 0)
+			return sal_err("missing \"%s\"", name);
+		*out = def;
+		return 0;
+	}
+	if (sal_json_int(j, name, min, max, &v) != 0)
+		return -1;
+	*out = (int)v;
+	return 0;
+}
+
+static int
+get_num(const cJSON *j, const char *name, double def, double *out)
+{
+	*out = def;
+	if (!sal_json_has(j, name))
+		return isnan(def) ? sal_err("missing \"%s\"", name) : 0;
+	return sal_json_num(j, name, out);
+}
+
+static int
+check_config(struct sal_config *c)
+{
+	if (c->num_heads % c->num_kv_heads != 0)
+		return sal_err("%d attention heads are not a multiple of %d key/value heads", c->num_heads, c->num_kv_heads);
+	if (c->head_dim % 2 != 0)
+		return sal_err("head size %d is odd", c->head_dim);
+	if (!(c->rms_norm_eps > 0) || !(c->rms_norm_eps < 1))
+		return sal_err("rms_norm_eps %g is not in (0, 1)", (double)c->rms_norm_eps);
+	if (!(c->rope_theta > 0) || !isfinite(c->rope_theta))
+		return sal_err("rope_theta %g is not positive", c->rope_theta);
+	if (c->rope_scaling && !(c->rope_factor >= 1 && isfinite(c->rope_factor)))
+		return sal_err("rope scaling factor %g is not at least 1", c->rope_factor);
+	if (c->rope_scaling == 2 && (!(c->rope_low > 0) || !(c->rope_high > c->rope_low) || c->rope_original < 1))
+		return sal_err("rope scaling of type llama3 has unusable bounds");
+	return 0;
+}
+
+static int
+read_rope(struct sal_config *c, const cJSON *j)
+{
+	const cJSON *p = cJSON_GetObjectItemCaseSensitive(j, "rope_parameters");
+	const cJSON *s = cJSON_GetObjectItemCaseSensitive(j, "rope_scaling");
+	const char *type;
+
+	if (get_num(cJSON_IsObject(p) ? p : j, "rope_theta", NAN, &c->rope_theta) != 0) {
+		if (sal_json_has(j, "rope_theta") || (p && sal_json_has(p, "rope_theta")))
+			return -1;
+		if (get_num(j, "rope_theta", 10000.0, &c->rope_theta) != 0)
+			return -1;
+	}
+	s = cJSON_IsObject(p) ? p : s;
+	if (s == NULL || cJSON_IsNull(s))
+		return 0;
+	if (!cJSON_IsObject(s))
+		return sal_err("\"rope_scaling\" is not an object");
+	if (!sal_json_has(s, "rope_type") && !sal_json_has(s, "type"))
+		return 0;
+	if ((type = sal_json_str(s, sal_json_has(s, "rope_type") ? "rope_type" : "type")) == NULL)
+		return -1;
+	if (strcmp(type, "default") == 0)
+		return 0;
+	c->rope_scaling = strcmp(type, "linear") == 0 ? 1 : strcmp(type, "llama3") == 0 ? 2 : 0;
+	if (c->rope_scaling == 0)
+		return sal_err("rope scaling of type '%s' is not supported", type);
+	if (get_num(s, "factor", NAN, &c->rope_factor) != 0)
+		return -1;
+	if (c->rope_scaling == 2 &&
+	    (get_num(s, "low_freq_factor", NAN, &c->rope_low) != 0 || get_num(s, "high_freq_factor", NAN, &c->rope_high) != 0 ||
+	        get_int(s, "original_max_position_embeddings", 1, 1 << 30, -1, &c->rope_original) != 0))
+		return -1;
+	return 0;
+}
+
+static int
+config_from_json(const cJSON *j, struct sal_config *c)
+{
+	const char *arch = sal_json_str(j, "model_type");
+	double eps;
+	int a;
+
+	if (arch == NULL)
+		return -1;
+	if ((a = find_arch(arch)) < 0)
+		return sal_err("architecture '%s' is not supported", arch);
+	snprintf(c->arch, sizeof c->arch, "%s", arch);
+	c->qk_norm = arch_table[a].qk_norm;
+	if (get_int(j, "hidden_size", 1, 1 << 20, -1, &c->hidden_size) != 0 ||
+	    get_int(j, "intermediate_size", 1, 1 << 22, -1, &c->intermediate_size) != 0 ||
+	    get_int(j, "num_hidden_layers", 1, 4096, -1, &c->num_layers) != 0 ||
+	    get_int(j, "num_attention_heads", 1, 4096, -1, &c->num_heads) != 0 ||
+	    get_int(j, "num_key_value_heads", 1, 4096, c->num_heads, &c->num_kv_heads) != 0 ||
+	    get_int(j, "vocab_size", 1, 1 << 24, -1, &c->vocab_size) != 0 ||
+	    get_int(j, "max_position_embeddings", 1, 1 << 24, -1, &c->max_positions) != 0 ||
+	    get_num(j, "rms_norm_eps", NAN, &eps) != 0)
+		return -1;
+	c->rms_norm_eps = (float)eps;
+	if (!sal_json_has(j, "head_dim") && c->hidden_size % c->num_heads != 0)
+		return sal_err("hidden_size %d is not a multiple of num_attention_heads %d", c->hidden_size, c->num_heads);
+	if (get_int(j, "head_dim", 1, 4096, c->hidden_size / c->num_heads, &c->head_dim) != 0)
+		return -1;
+	if (sal_json_has(j, "hidden_act")) {
+		const char *act = sal_json_str(j, "hidden_act");
+		if (act == NULL)
+			return -1;
+		if (strcmp(act, "silu") != 0)
+			return sal_err("hidden_act '%s' is not supported", act);
+	}
+	const cJSON *use = cJSON_GetObjectItemCaseSensitive(j, "use_sliding_window");
+	if (!(use && cJSON_IsFalse(use)) && (use || strcmp(arch, "mistral") == 0) &&
+	    get_int(j, "sliding_window", 1, 1 << 30, 0, &c->window) != 0)
+		return -1;
+	if (c->window >= c->max_positions)
+		c->window = 0;
+	const cJSON *types = cJSON_GetObjectItemCaseSensitive(j, "layer_types"), *t;
+	cJSON_ArrayForEach(t, types)
+		if (c->window && cJSON_IsString(t) && strcmp(t->valuestring, "sliding_attention") != 0)
+			return sal_err("layers with and without a sliding window in one model are not supported");
+	const cJSON *tie = cJSON_GetObjectItemCaseSensitive(j, "tie_word_embeddings");
+	if (tie && !cJSON_IsBool(tie) && !cJSON_IsNull(tie))
+		return sal_err("\"tie_word_embeddings\" is not true or false");
+	c->tied = cJSON_IsTrue(tie);
+	return read_rope(c, j) != 0 ? -1 : check_config(c);
+}
+
+static int
+config_from_gguf(const struct sal_tensors *s, struct sal_config *c)
+{
+	const cJSON *j = s->meta;
+	const char *arch = sal_json_str(j, "general.architecture"), *type;
+	char k[96];
+	double eps;
+	int a, vocab = 0;
+#define KEY(name) (snprintf(k, sizeof k, "%s." name, arch), k)
+
+	if (arch == NULL)
+		return -1;
+	if ((a = find_arch(arch)) < 0)
+		return sal_err("architecture '%s' is not supported", arch);
+	snprintf(c->arch, sizeof c->arch, "%s", arch);
+	c->qk_norm = arch_table[a].qk_norm;
+	c->permuted = arch_table[a].permuted_gguf;
+	if (get_int(j, KEY("embedding_length"), 1, 1 << 20, -1, &c->hidden_size) != 0 ||
+	    get_int(j, KEY("feed_forward_length"), 1, 1 << 22, -1, &c->intermediate_size) != 0 ||
+	    get_int(j, KEY("block_count"), 1, 4096, -1, &c->num_layers) != 0 ||
+	    get_int(j, KEY("attention.head_count"), 1, 4096, -1, &c->num_heads) != 0 ||
+	    get_int(j, KEY("attention.head_count_kv"), 1, 4096, c->num_heads, &c->num_kv_heads) != 0 ||
+	    get_int(j, KEY("context_length"), 1, 1 << 24, -1, &c->max_positions) != 0 ||
+	    get_num(j, KEY("attention.layer_norm_rms_epsilon"), NAN, &eps) != 0 ||
+	    get_num(j, KEY("rope.freq_base"), 10000.0, &c->rope_theta) != 0)
+		return -1;
+	c->rms_norm_eps = (float)eps;
+	if (c->hidden_size % c->num_heads != 0 && !sal_json_has(j, KEY("attention.key_length")))
+		return sal_err("embedding_length %d is not a multiple of head_count %d", c->hidden_size, c->num_heads);
+	if (get_int(j, KEY("attention.key_length"), 1, 4096, c->hidden_size / c->num_heads, &c->head_dim) != 0 ||
+	    get_int(j, KEY("attention.sliding_window"), 1, 1 << 30, 0, &c->window) != 0 ||
+	    get_int(j, KEY("rope.dimension_count"), 1, 4096, c->head_dim, &vocab) != 0)
+		return -1;
+	if (vocab != c->head_dim)
+		return sal_err("rope dimension %d is not the head size %d", vocab, c->head_dim);
+	if (c->window >= c->max_positions)
+		c->window = 0;
+	if (sal_json_has(j, KEY("rope.scaling.type"))) {
+		if ((type = sal_json_str(j, k)) == NULL)
+			return -1;
+		if (strcmp(type, "linear") == 0) {
+			c->rope_scaling = 1;
+			if (get_num(j, KEY("rope.scaling.factor"), NAN, &c->rope_factor) != 0)
+				return -1;
+		} else if (strcmp(type, "none") != 0)
+			return sal_err("rope scaling of type '%s' is not supported", type);
+	}
+	const struct sal_stored_tensor *e = sal_tensors_find(s, "token_embd.weight");
+	if (e == NULL || e->ndim != 2)
+		return sal_err("tensor 'token_embd.weight' is missing");
+	if (e->dim[0] > 1 << 24 || e->dim[0] < 1)
+		return sal_err("vocabulary of %lld tokens", (long long)e->dim[0]);
+	c->vocab_size = (int)e->dim[0];
+	c->tied = sal_tensors_find(s, "output.weight") == NULL;
+	return check_config(c);
+#undef KEY
+}
+
+static struct sal_tensors *
+open_files(const char *path, struct sal_config *cfg)
+{
+	struct sal_tensors *s = NULL;
+	char why[512];
+	int rc = -1;
+
+	memset(cfg, 0, sizeof *cfg);
+	if (sal_is_dir(path)) {
+		char *file = sal_path_join(path, "config.json");
+		cJSON *j = file ? sal_json_read(file) : NULL;
+		if (j != NULL) {
+			if ((rc = config_from_json(j, cfg)) != 0) {
+				snprintf(why, sizeof why, "%s", sal_errmsg());
+				sal_err("%s: %s", file, why);
+			} else
+				s = sal_safetensors_open_dir(path);
+			cJSON_Delete(j);
+		}
+		free(file);
+		return s;
+	}
+	if ((s = sal_gguf_open(path)) != NULL && config_from_gguf(s, cfg) != 0) {
+		snprintf(why, sizeof why, "%s", sal_errmsg());
+		sal_err("%s: %s", path, why);
+		sal_tensors_close(s);
+		s = NULL;
+	}
+	return s;
+}
+
+int
+sal_config_read(const char *path, struct sal_config *cfg)
+{
+	struct sal_tensors *s = open_files(path, cfg);
+
+	if (s == NULL)
+		return -1;
+	sal_tensors_close(s);
+	return 0;
+}
+
+struct loader {
+	struct sal_model *m;
+	const struct sal_tensors *files;
+	bool gguf;
+	float *host; /* a block of decoded rows */
+	size_t host_len;
+	struct sal_tensor stage;
+};
+
+static const struct sal_stored_tensor *
+need(const struct loader *ld, const char *name, int ndim, int64_t d0, int64_t d1)
+{
+	const struct sal_stored_tensor *t = sal_tensors_find(ld->files, name);
+
+	if (t == NULL) {
+		sal_err("%s: tensor '%s' is missing", ld->m->path, name);
+		return NULL;
+	}
+	if (t->ndim != ndim || t->dim[0] != d0 || (ndim == 2 && t->dim[1] != d1)) {
+		sal_err("%s: tensor '%s' has %d dimensions [%lld, %lld], expected [%lld, %lld]", ld->m->path, name, t->ndim,
+		    t->ndim > 0 ? (long long)t->dim[0] : 0, t->ndim > 1 ? (long long)t->dim[1] : 0, (long long)d0, (long long)d1);
+		return NULL;
+	}
+	if (t->type == SAL_ST_OTHER) {
+		sal_err("%s: tensor '%s' is stored as %s, which is not supported", ld->m->path, name, t->type_name);
+		return NULL;
+	}
+	return t;
+}
+
+/* Rows of q and k in a GGUF of arch llama: row 2j+s of a head is row s*D/2 + j of Hugging Face's order. */
+static void
+unpermute(float *rows, float *tmp, int64_t d, int64_t k)
+{
+	memcpy(tmp, rows, (size_t)(d * k) * sizeof *rows);
+	for (int64_t s = 0; s < 2; s++)
+		for (int64_t j = 0; j < d / 2; j++)
+			memcpy(rows + (s * d / 2 + j) * k, tmp + (2 * j + s) * k, (size_t)k * sizeof *rows);
+}
+
+static int
+load_matrix(struct loader *ld, const char *name, struct sal_weight w, bool permuted)
+{
+	const struct sal_stored_tensor *t = need(ld, name, 2, w.out, w.in);
+	int64_t d = ld->m->cfg.head_dim, step = (int64_t)(ld->host_len / 2) / w.in / d * d;
+
+	if (t == NULL)
+		return -1;
+	for (int64_t r = 0; r < w.out; r += step) {
+		int64_t n = w.out - r < step ? w.out - r : step;
+		if (sal_decode_rows(t, r, n, ld->host) != 0)
+			return -1;
+		for (int64_t h = 0; permuted && h < n; h += d)
+			unpermute(ld->host + h * w.in, ld->host + ld->host_len / 2, d, w.in);
+		struct sal_tensor src = sal_tensor_view(ld->stage, 2, n, w.in, 0, 0);
+		sal_upload(ld->m->dev, src, ld->host);
+		sal_weight_pack(ld->m->dev, w, r, src, 1.0f);
+	}
+	return 0;
+}
+
+static int
+load_vector(struct loader *ld, const char *name, struct sal_tensor t, bool permuted)
+{
+	const struct sal_stored_tensor *s = need(ld, name, 1, t.dim[0], 0);
+
+	if (s == NULL || sal_decode_rows(s, 0, 1, ld->host) != 0)
+		return -1;
+	for (int64_t h = 0; permuted && h < t.dim[0]; h += ld->m->cfg.head_dim)
+		unpermute(ld->host + h, ld->host + ld->host_len / 2, ld->m->cfg.head_dim, 1);
+	sal_upload(ld->m->dev, t, ld->host);
+	return 0;
+}
+
+static void
+layer_name(const struct loader *ld, char *out, size_t len, int l, const char *hf, const char *gguf, const char *what)
+{
+	if (ld->gguf)
+		snprintf(out, len, "blk.%d.%s.%s", l, gguf, what);
+	else
+		snprintf(out, len, "model.layers.%d.%s.%s", l, hf, what);
+}
+
+static int
+load_layer(struct loader *ld, int l)
+{
+	const struct sal_config *c = &ld->m->cfg;
+	struct sal_layer *y = &ld->m->layer[l];
+	char name[128];
+
+	for (int p = 0; p < SAL_N_PROJ; p++) {
+		bool perm = c->permuted && ld->gguf && (p == SAL_Q || p == SAL_K);
+		layer_name(ld, name, sizeof name, l, proj_names[p].hf, proj_names[p].gguf, "weight");
+		if (load_matrix(ld, name, y->w[p], perm) != 0)
+			return -1;
+		layer_name(ld, name, sizeof name, l, proj_names[p].hf, proj_names[p].gguf, "bias");
+		if (y->bias[p].ndim && load_vector(ld, name, y->bias[p], perm) != 0)
+			return -1;
+	}
+	layer_name(ld, name, sizeof name, l, "input_layernorm", "attn_norm", "weight");
+	if (load_vector(ld, name, y->attn_norm, false) != 0)
+		return -1;
+	layer_name(ld, name, sizeof name, l, "post_attention_layernorm", "ffn_norm", "weight");
+	if (load_vector(ld, name, y->ffn_norm, false) != 0)
+		return -1;
+	if (!c->qk_norm)
+		return 0;
+	layer_name(ld, name, sizeof name, l, "self_attn.q_norm", "attn_q_norm", "weight");
+	if (load_vector(ld, name, y->q_norm, false) != 0)
+		return -1;
+	layer_name(ld, name, sizeof name, l, "self_attn.k_norm", "attn_k_norm", "weight");
+	return load_vector(ld, name, y->k_norm, false);
+}
+
+/* Reserve everything in one arena: a == NULL only adds up. */
+static struct sal_tensor
+vec(struct sal_arena *a, size_t *room, int64_t n)
+{
+	*room += sal_tensor_room(SAL_F32, n);
+	return a ? sal_tensor_new(a, SAL_F32, 1, n, 0, 0, 0) : SAL_NONE;
+}
+
+static struct sal_weight
+mat(struct sal_arena *a, size_t *room, enum sal_dtype dt, int64_t o, int64_t i, bool tr)
+{
+	*room += sal_weight_room(dt, o, i, tr);
+	return a ? sal_weight_new(a, dt, o, i, tr) : (struct sal_weight){ 0 };
+}
+
+static void
+reserve(struct sal_model *m, struct sal_arena *a, size_t *room, const struct loader *ld, int flags)
+{
+	const struct sal_config *c = &m->cfg;
+	char name[128];
+	int64_t o, i;
+
+	for (int l = 0; l < c->num_layers; l++) {
+		struct sal_layer *y = &m->layer[l];
+		for (int p = 0; p < SAL_N_PROJ; p++) {
+			sal_proj_shape(c, p, &o, &i);
+			y->w[p] = mat(a, room, m->dtype, o, i, flags & SAL_MODEL_TRAIN);
+			layer_name(ld, name, sizeof name, l, proj_names[p].hf, proj_names[p].gguf, "bias");
+			y->bias[p] = sal_tensors_find(ld->files, name) ? vec(a, room, o) : SAL_NONE;
+		}
+		y->attn_norm = vec(a, room, c->hidden_size);
+		y->ffn_norm = vec(a, room, c->hidden_size);
+		y->q_norm = c->qk_norm ? vec(a, room, c->head_dim) : SAL_NONE;
+		y->k_norm = c->qk_norm ? vec(a, room, c->head_dim) : SAL_NONE;
+	}
+	m->final_norm = vec(a, room, c->hidden_size);
+	*room += sal_tensor_room(SAL_F32, (int64_t)c->max_positions * c->head_dim);
+	if (a)
+		m->rope = sal_tensor_new(a, SAL_F32, 3, c->max_positions, 2, c->head_dim / 2, 0);
+	m->embed = mat(a, room, m->dtype, c->vocab_size, c->hidden_size, c->tied && (flags & SAL_MODEL_HEAD_GRAD));
+	m->head = c->tied ? m->embed : mat(a, room, m->dtype, c->vocab_size, c->hidden_size, flags & SAL_MODEL_HEAD_GRAD);
+}
+
+/* Angles in float, as the reference computes them: inverse frequency, then position times it. */
+static int
+make_rope(struct sal_model *m)
+{
+	const struct sal_config *c = &m->cfg;
+	int half = c->head_dim / 2;
+	float *cs = malloc((size_t)c->max_positions * c->head_dim * sizeof *cs), *inv = malloc((size_t)half * sizeof *inv);
+	const double pi = 3.14159265358979323846;
+
+	if (cs == NULL || inv == NULL) {
+		free(cs);
+		free(inv);
+		return sal_err("out of memory");
+	}
+	for (int i = 0; i < half; i++) {
+		inv[i] = 1.0f / (float)pow(c->rope_theta, (double)((float)(2 * i) / (float)c->head_dim));
+		if (c->rope_scaling == 1)
+			inv[i] = (float)(inv[i] / c->rope_factor);
+		if (c->rope_scaling == 2) {
+			double wavelen = 2 * pi / inv[i], low = c->rope_original / c->rope_low, high = c->rope_original / c->rope_high;
+			double s = (c->rope_original / wavelen - c->rope_low) / (c->rope_high - c->rope_low);
+			if (wavelen > low)
+				inv[i] = (float)(inv[i] / c->rope_factor);
+			else if (wavelen >= high)
+				inv[i] = (float)((1 - s) * inv[i] / c->rope_factor + s * inv[i]);
+		}
+	}
+	for (int p = 0; p < c->max_positions; p++)
+		for (int i = 0; i < half; i++) {
+			float a = (float)p * inv[i];
+			cs[(size_t)p * c->head_dim + i] = (float)cos((double)a);
+			cs[(size_t)p * c->head_dim + half + i] = (float)sin((double)a);
+		}
+	sal_upload(m->dev, m->rope, cs);
+	free(cs);
+	free(inv);
+	return 0;
+}
+
+static int
+hash_files(struct sal_model *m, const struct sal_tensors *files)
+{
+	uint64_t h[2] = { 0, 0 };
+
+	for (int i = 0; i < files->n_maps; i++) {
+		h[1] = sal_hash(files->map[i]->data, files->map[i]->size);
+		h[0] = sal_hash(h, sizeof h);
+	}
+	if (sal_is_dir(m->path)) {
+		char *cfg = sal_path_join(m->path, "config.json");
+		int err = cfg ? 0 : -1;
+		h[1] = cfg ? sal_hash_file(cfg, &err) : 0;
+		free(cfg);
+		if (err)
+			return -1;
+		h[0] = sal_hash(h, sizeof h);
+	}
+	m->hash = h[0];
+	return 0;
+}
+
+static int
+load(struct sal_model *m, const struct sal_tensors *files, int flags)
+{
+	struct loader ld = { .m = m, .files = files, .gguf = !sal_is_dir(m->path) };
+	const struct sal_config *c = &m->cfg;
+	struct sal_arena *stage = NULL;
+	size_t room = 0, widest = (size_t)(c->intermediate_size > c->hidden_size ? c->intermediate_size : c->hidden_size);
+	int rc = -1;
+
+	if ((size_t)c->num_heads * (size_t)c->head_dim > widest)
+		widest = (size_t)c->num_heads * (size_t)c->head_dim;
+	if (need(&ld, ld.gguf ? "token_embd.weight" : "model.embed_tokens.weight", 2, c->vocab_size, c->hidden_size) == NULL)
+		return -1; /* before anything is reserved for a size that the file does not hold */
+	for (int l = 0; l < c->num_layers; l += c->num_layers > 1 ? c->num_layers - 1 : 1) {
+		char name[128];
+		int64_t o, i;
+		sal_proj_shape(c, SAL_DOWN, &o, &i);
+		layer_name(&ld, name, sizeof name, l, proj_names[SAL_DOWN].hf, proj_names[SAL_DOWN].gguf, "weight");
+		if (need(&ld, name, 2, o, i) == NULL)
+			return -1;
+	}
+	if ((m->layer = calloc((size_t)c->num_layers, sizeof *m->layer)) == NULL)
+		return sal_err("out of memory");
+	reserve(m, NULL, &room, &ld, flags);
+	m->arena = sal_arena_new(m->dev, room);
+	reserve(m, m->arena, &room, &ld, flags);
+	ld.host_len = 2 * widest * (size_t)(c->head_dim > 64 ? c->head_dim : 64) * 2;
+	ld.host = malloc(ld.host_len * sizeof *ld.host);
+	stage = sal_arena_new(m->dev, sal_tensor_room(SAL_F32, (int64_t)ld.host_len));
+	ld.stage = sal_tensor_new(stage, SAL_F32, 1, (int64_t)ld.host_len, 0, 0, 0);
+	if (ld.host == NULL || sal_dev_sync(m->dev) != 0) {
+		sal_err("%s: %s", m->path, ld.host ? sal_dev_error(m->dev) : "out of memory");
+		goto out;
+	}
+	for (int l = 0; l < c->num_layers; l++)
+		if (load_layer(&ld, l) != 0)
+			goto out;
+	if (load_vector(&ld, ld.gguf ? "output_norm.weight" : "model.norm.weight", m->final_norm, false) != 0 ||
+	    load_matrix(&ld, ld.gguf ? "token_embd.weight" : "model.embed_tokens.weight", m->embed, false) != 0 ||
+	    (!c->tied && load_matrix(&ld, ld.gguf ? "output.weight" : "lm_head.weight", m->head, false) != 0) ||
+	    make_rope(m) != 0 || hash_files(m, files) != 0)
+		goto out;
+	if (sal_dev_sync(m->dev) != 0) {
+		sal_err("%s: %s", m->path, sal_dev_error(m->dev));
+		goto out;
+	}
+	sal_tensors_drop_pages(files);
+	rc = 0;
+out:
+	free(ld.host);
+	sal_arena_free(stage);
+	return rc;
+}
+
+struct sal_model *
+sal_model_open(const char *path, const struct sal_common *c, int flags)
+{
+	struct sal_model *m = calloc(1, sizeof *m);
+	struct sal_tensors *files = NULL;
+	char err[256];
+	bool ok = false;
+
+	if (m == NULL || (m->path = strdup(path)) == NULL) {
+		free(m);
+		sal_err("out of memory");
+		return NULL;
+	}
+	m->dtype = c->dtype == 1 ? SAL_F32 : SAL_BF16;
+	if ((files = open_files(path, &m->cfg)) == NULL)
+		goto out;
+	if ((m->dev = sal_dev_open(c->device, c->threads, err, sizeof err)) == NULL) {
+		sal_err("%s", err);
+		goto out;
+	}
+	ok = load(m, files, flags) == 0;
+out:
+	sal_tensors_close(files);
+	if (!ok) {
+		sal_model_close(m);
+		m = NULL;
+	}
+	return m;
+}
+
+void
+sal_model_close(struct sal_model *m)
+{
+	if (m == NULL)
+		return;
+	sal_arena_free(m->arena);
+	sal_dev_close(m->dev);
+	free(m->layer);
+	free(m->path);
+	free(m);
+}

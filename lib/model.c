@@ -336,7 +336,7 @@ load_matrix(struct loader *ld, const char *name, struct sal_weight w, bool permu
 			return -1;
 		for (int64_t h = 0; permuted && h < n; h += d)
 			unpermute(ld->host + h * w.in, ld->host + ld->host_len / 2, d, w.in);
-		struct sal_tensor src = sal_tensor_view(ld->stage, 2, n, w.in, 0, 0);
+		struct sal_tensor src = sal_tensor_view(sal_tensor_rows(ld->stage, 0, n * w.in), 2, n, w.in, 0, 0);
 		sal_upload(ld->m->dev, src, ld->host);
 		sal_weight_pack(ld->m->dev, w, r, src, 1.0f);
 	}
@@ -441,10 +441,11 @@ reserve(struct sal_model *m, struct sal_arena *a, size_t *room, const struct loa
 
 /* Angles in float, as the reference computes them: inverse frequency, then position times it. */
 static int
-make_rope(struct sal_model *m)
+make_rope(struct sal_model *m, const struct sal_tensors *files)
 {
 	const struct sal_config *c = &m->cfg;
 	int half = c->head_dim / 2;
+	const struct sal_stored_tensor *factors = sal_tensors_find(files, "rope_freqs.weight"); /* GGUF's form of llama3 scaling */
 	float *cs = malloc((size_t)c->max_positions * c->head_dim * sizeof *cs), *inv = malloc((size_t)half * sizeof *inv);
 	const double pi = 3.14159265358979323846;
 
@@ -453,8 +454,14 @@ make_rope(struct sal_model *m)
 		free(inv);
 		return sal_err("out of memory");
 	}
+	if (factors && (factors->ndim != 1 || factors->dim[0] != half || sal_decode_rows(factors, 0, 1, cs) != 0)) {
+		free(cs);
+		free(inv);
+		return sal_err("%s: tensor 'rope_freqs.weight' does not hold %d factors", m->path, half);
+	}
 	for (int i = 0; i < half; i++) {
-		inv[i] = 1.0f / (float)pow(c->rope_theta, (double)((float)(2 * i) / (float)c->head_dim));
+		float divisor = factors ? cs[i] : 1.0f;
+		inv[i] = 1.0f / (float)pow(c->rope_theta, (double)((float)(2 * i) / (float)c->head_dim)) / divisor;
 		if (c->rope_scaling == 1)
 			inv[i] = (float)(inv[i] / c->rope_factor);
 		if (c->rope_scaling == 2) {
@@ -540,7 +547,7 @@ load(struct sal_model *m, const struct sal_tensors *files, int flags)
 	if (load_vector(&ld, ld.gguf ? "output_norm.weight" : "model.norm.weight", m->final_norm, false) != 0 ||
 	    load_matrix(&ld, ld.gguf ? "token_embd.weight" : "model.embed_tokens.weight", m->embed, false) != 0 ||
 	    (!c->tied && load_matrix(&ld, ld.gguf ? "output.weight" : "lm_head.weight", m->head, false) != 0) ||
-	    make_rope(m) != 0 || hash_files(m, files) != 0)
+	    make_rope(m, files) != 0 || hash_files(m, files) != 0)
 		goto out;
 	if (sal_dev_sync(m->dev) != 0) {
 		sal_err("%s: %s", m->path, sal_dev_error(m->dev));

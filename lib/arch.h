@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * arch.h - the passes of a decoder over a packed batch, and what an architecture provides for them.
+ *
+ * An engine owns the activations, the key/value pages and the batch's index lists for at most max_rows rows; a batch is a
+ * list of sequences packed end to end.  The forward pass gives the hidden states after the last norm; the backward pass takes
+ * their gradient and adds the gradient of every record to the adapter's trees.
+ */
+#ifndef SAL_ARCH_H
+#define SAL_ARCH_H
+#include "lib/lora.h"
+
+enum sal_mode {
+	SAL_SCORE,  /* forward alone; one layer's buffers and pages serve all */
+	SAL_DECODE, /* forward; keys and values of every layer stay in their pages */
+	SAL_TRAIN,  /* forward and backward; every layer's activations are kept */
+	SAL_TRAIN_LEAN /* the same, but only each layer's input is kept: the rest is computed again */
+};
+
+struct sal_bufs { /* of one layer */
+	struct sal_tensor rrms1, n1, q, q0, k0, rq, rk, att, lse, x2, rrms2, n2, gate, up, act, u[SAL_N_PROJ];
+	struct sal_kv kv;
+};
+
+struct sal_engine {
+	struct sal_model *model;
+	enum sal_mode mode;
+	int max_rows, max_seqs, n_pages, seq_pages, rank; /* seq_pages: width of the page table */
+	struct sal_arena *arena;
+	struct sal_bufs *layer;     /* one, or one per layer */
+	struct sal_tensor *x;       /* residual: one, or layers + 1 */
+	struct sal_tensor hidden, rrmsf, k, v;
+	struct sal_tensor dres, dn, g, datt, dq, dk, dv, dact, dgate, dup, du; /* training */
+	struct sal_tensor ids_d, pos_d, slot_d, off_d, first_d, pages_d;
+	/* the batch, on the host */
+	int32_t *ids, *pos, *slot, *off, *first, *pages;
+	int *record;
+	int n_rows, n_seqs, next_page;
+};
+
+/* rank: the largest of any adapter to be used. NULL on error. */
+struct sal_engine *sal_engine_new(struct sal_model *m, enum sal_mode mode, int max_rows, int max_seqs, int n_pages, int seq_pages, int rank);
+size_t sal_engine_bytes(const struct sal_model *m, enum sal_mode mode, int max_rows, int max_seqs, int n_pages, int seq_pages, int rank);
+void sal_engine_free(struct sal_engine *e);
+
+void sal_batch_clear(struct sal_engine *e);
+/* Does a sequence of n rows fit beside what is there? (pages of its own; not for SAL_DECODE) */
+bool sal_batch_fits(const struct sal_engine *e, int n_rows, int n_seqs);
+/* A whole sequence on pages of the engine's choosing; record: its index in the update (training). */
+void sal_batch_add(struct sal_engine *e, const int32_t *ids, int n, int record);
+/* n tokens from position first, on the caller's pages (page[i]: positions SAL_KV_PAGE*i ..). */
+void sal_batch_add_at(struct sal_engine *e, const int32_t *ids, int n, int first, const int32_t *page, int n_page);
+
+/* Hidden states [n_rows, C] act, after the last norm; valid until the next pass. a: NULL for the bare model. */
+struct sal_tensor sal_forward(struct sal_engine *e, const struct sal_adapter *a);
+/* dh [n_rows, C] F32: gradient of what sal_forward gave for this batch and adapter. */
+void sal_backward(struct sal_engine *e, struct sal_adapter *a, struct sal_tensor dh);
+#endif

@@ -1,0 +1,442 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * llama.c - the decoder of Llama 2/3, SmolLM2, Mistral, Qwen2 and Qwen3, written in kernel calls.
+ *
+ *   h = x + Wo attention(rope(Wq n), rope(Wk n), Wv n),  n = norm(x)
+ *   y = h + Wdown (silu(Wgate m) * Wup m),               m = norm(h)
+ *
+ * with biases (Qwen2) and norms of each query and key head (Qwen3) where the model has them, and W = W0 + scale B A
+ * where an adapter stands.  The residual stream x is float; all else is of the model's dtype.
+ */
+#include "lib/arch.h"
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- buffers ------------------------------------------------------------ */
+
+struct reserve { /* a == NULL: only add up */
+	struct sal_arena *a;
+	size_t room;
+};
+
+static struct sal_tensor
+take(struct reserve *r, enum sal_dtype dt, int64_t d0, int64_t d1)
+{
+	r->room += sal_tensor_room(dt, d1 ? d0 * d1 : d0);
+	return r->a ? sal_tensor_new(r->a, dt, d1 ? 2 : 1, d0, d1, 0, 0) : SAL_NONE;
+}
+
+static struct sal_kv
+take_kv(struct reserve *r, const struct sal_engine *e)
+{
+	const struct sal_config *c = &e->model->cfg;
+	struct sal_kv kv = { SAL_NONE, SAL_NONE };
+
+	for (int i = 0; i < 2; i++) {
+		struct sal_tensor *t = i ? &kv.v : &kv.k;
+		r->room += sal_tensor_room(e->model->dtype, (int64_t)e->n_pages * c->num_kv_heads * SAL_KV_PAGE * c->head_dim);
+		if (r->a) {
+			*t = sal_tensor_new(r->a, e->model->dtype, 4, e->n_pages, c->num_kv_heads, SAL_KV_PAGE, c->head_dim);
+			sal_zero(e->model->dev, *t);
+		}
+	}
+	return kv;
+}
+
+static void
+reserve(struct sal_engine *e, struct reserve *r, struct sal_bufs *layer, struct sal_tensor *x)
+{
+	const struct sal_config *c = &e->model->cfg;
+	enum sal_dtype dt = e->model->dtype;
+	int64_t n = e->max_rows, h = c->hidden_size, f = c->intermediate_size, rank = e->rank > 0 ? e->rank : 1;
+	int64_t q = (int64_t)c->num_heads * c->head_dim, kv = (int64_t)c->num_kv_heads * c->head_dim;
+	bool train = e->mode == SAL_TRAIN || e->mode == SAL_TRAIN_LEAN;
+	int full = e->mode == SAL_TRAIN ? c->num_layers : 1, pools = e->mode == SAL_TRAIN || e->mode == SAL_DECODE ? c->num_layers : 1;
+
+	for (int l = 0; l < (full > pools ? full : pools); l++) {
+		struct sal_bufs t, *b = layer ? &layer[l] : &t;
+		if (l < full) {
+			b->rrms1 = take(r, SAL_F32, n, 0);
+			b->n1 = take(r, dt, n, h);
+			b->q = take(r, dt, n, q);
+			b->att = take(r, dt, n, q);
+			b->lse = take(r, SAL_F32, n, c->num_heads);
+			b->x2 = train ? take(r, SAL_F32, n, h) : SAL_NONE;
+			b->rrms2 = take(r, SAL_F32, n, 0);
+			b->n2 = take(r, dt, n, h);
+			b->gate = take(r, dt, n, f);
+			b->up = take(r, dt, n, f);
+			b->act = take(r, dt, n, f);
+			b->q0 = c->qk_norm && train ? take(r, dt, n, q) : SAL_NONE;
+			b->k0 = c->qk_norm && train ? take(r, dt, n, kv) : SAL_NONE;
+			b->rq = c->qk_norm ? take(r, SAL_F32, n * c->num_heads, 0) : SAL_NONE;
+			b->rk = c->qk_norm ? take(r, SAL_F32, n * c->num_kv_heads, 0) : SAL_NONE;
+			for (int p = 0; p < SAL_N_PROJ; p++)
+				b->u[p] = take(r, dt, n * rank, 0);
+		}
+		if (l < pools)
+			b->kv = take_kv(r, e);
+	}
+	for (int l = 0; l < (train ? c->num_layers + 1 : 1); l++) {
+		struct sal_tensor t = take(r, SAL_F32, n, h);
+		if (x)
+			x[l] = t;
+	}
+	e->hidden = take(r, dt, n, h);
+	e->rrmsf = take(r, SAL_F32, n, 0);
+	e->k = take(r, dt, n, kv);
+	e->v = take(r, dt, n, kv);
+	e->ids_d = take(r, SAL_I32, n, 0);
+	e->pos_d = take(r, SAL_I32, n, 0);
+	e->slot_d = take(r, SAL_I32, n, 0);
+	e->off_d = take(r, SAL_I32, e->max_seqs + 1, 0);
+	e->first_d = take(r, SAL_I32, e->max_seqs, 0);
+	e->pages_d = take(r, SAL_I32, e->max_seqs, e->seq_pages);
+	if (!train)
+		return;
+	e->dres = take(r, SAL_F32, n, h);
+	e->dn = take(r, SAL_F32, n, h);
+	e->g = take(r, dt, n, h);
+	e->datt = take(r, dt, n, q);
+	e->dq = take(r, dt, n, q);
+	e->dk = take(r, dt, n, kv);
+	e->dv = take(r, dt, n, kv);
+	e->dact = take(r, dt, n, f);
+	e->dgate = take(r, dt, n, f);
+	e->dup = take(r, dt, n, f);
+	e->du = take(r, dt, n * rank, 0);
+}
+
+size_t
+sal_engine_bytes(const struct sal_model *m, enum sal_mode mode, int max_rows, int max_seqs, int n_pages, int seq_pages, int rank)
+{
+	struct sal_engine e = { .model = (struct sal_model *)m, .mode = mode, .max_rows = max_rows, .max_seqs = max_seqs,
+		.n_pages = n_pages, .seq_pages = seq_pages, .rank = rank };
+	struct reserve r = { 0 };
+
+	reserve(&e, &r, NULL, NULL);
+	return r.room;
+}
+
+struct sal_engine *
+sal_engine_new(struct sal_model *m, enum sal_mode mode, int max_rows, int max_seqs, int n_pages, int seq_pages, int rank)
+{
+	struct sal_engine *e = calloc(1, sizeof *e);
+	struct reserve r = { 0 };
+	size_t n = (size_t)max_rows, s = (size_t)max_seqs;
+
+	if (e == NULL) {
+		sal_err("out of memory");
+		return NULL;
+	}
+	*e = (struct sal_engine){ .model = m, .mode = mode, .max_rows = max_rows, .max_seqs = max_seqs, .n_pages = n_pages,
+		.seq_pages = seq_pages, .rank = rank };
+	e->layer = calloc((size_t)m->cfg.num_layers, sizeof *e->layer);
+	e->x = calloc((size_t)m->cfg.num_layers + 1, sizeof *e->x);
+	e->ids = malloc(n * sizeof *e->ids);
+	e->pos = malloc(n * sizeof *e->pos);
+	e->slot = malloc(n * sizeof *e->slot);
+	e->off = calloc(s + 1, sizeof *e->off);
+	e->first = malloc(s * sizeof *e->first);
+	e->record = malloc(s * sizeof *e->record);
+	e->pages = calloc(s * (size_t)seq_pages, sizeof *e->pages);
+	e->arena = sal_arena_new(m->dev, sal_engine_bytes(m, mode, max_rows, max_seqs, n_pages, seq_pages, rank));
+	r.a = e->arena;
+	if (!e->layer || !e->x || !e->ids || !e->pos || !e->slot || !e->off || !e->first || !e->record || !e->pages) {
+		sal_engine_free(e);
+		sal_err("out of memory");
+		return NULL;
+	}
+	reserve(e, &r, e->layer, e->x);
+	if (sal_dev_sync(m->dev) != 0) {
+		sal_err("activations for %d rows: %s", max_rows, sal_dev_error(m->dev));
+		sal_engine_free(e);
+		return NULL;
+	}
+	return e;
+}
+
+void
+sal_engine_free(struct sal_engine *e)
+{
+	if (e == NULL)
+		return;
+	sal_arena_free(e->arena);
+	free(e->layer);
+	free(e->x);
+	free(e->ids);
+	free(e->pos);
+	free(e->slot);
+	free(e->off);
+	free(e->first);
+	free(e->record);
+	free(e->pages);
+	free(e);
+}
+
+/* ---- the batch ---------------------------------------------------------- */
+
+static int
+pages_for(int n)
+{
+	return (n + SAL_KV_PAGE - 1) / SAL_KV_PAGE;
+}
+
+void
+sal_batch_clear(struct sal_engine *e)
+{
+	e->n_rows = e->n_seqs = e->next_page = 0;
+}
+
+bool
+sal_batch_fits(const struct sal_engine *e, int n_rows, int n_seqs)
+{
+	/* every sequence may leave one page part empty */
+	return e->n_rows + n_rows <= e->max_rows && e->n_seqs + n_seqs <= e->max_seqs &&
+	    e->next_page + pages_for(n_rows) + n_seqs <= e->n_pages;
+}
+
+void
+sal_batch_add_at(struct sal_engine *e, const int32_t *ids, int n, int first, const int32_t *page, int n_page)
+{
+	int b = e->n_seqs++;
+
+	e->first[b] = first;
+	memcpy(e->pages + (size_t)b * (size_t)e->seq_pages, page, (size_t)n_page * sizeof *page);
+	for (int i = 0; i < n; i++) {
+		int r = e->n_rows + i, p = first + i;
+		e->ids[r] = ids[i];
+		e->pos[r] = p;
+		e->slot[r] = page[p / SAL_KV_PAGE] * SAL_KV_PAGE + p % SAL_KV_PAGE;
+	}
+	e->n_rows += n;
+	e->off[b + 1] = e->n_rows;
+	e->record[b] = b;
+}
+
+void
+sal_batch_add(struct sal_engine *e, const int32_t *ids, int n, int record)
+{
+	int np = pages_for(n), b = e->n_seqs;
+	int32_t *page = e->pages + (size_t)b * (size_t)e->seq_pages;
+
+	for (int i = 0; i < np; i++)
+		page[i] = e->next_page++;
+	sal_batch_add_at(e, ids, n, 0, page, 0);
+	e->record[b] = record;
+}
+
+static struct sal_tensor
+rows(const struct sal_engine *e, struct sal_tensor t)
+{
+	return t.ndim ? sal_tensor_rows(t, 0, e->n_rows) : t;
+}
+
+static struct sal_tensor
+mat(const struct sal_engine *e, struct sal_tensor flat, int64_t cols)
+{
+	return sal_tensor_view(sal_tensor_rows(flat, 0, e->n_rows * cols), 2, e->n_rows, cols, 0, 0);
+}
+
+static struct sal_tensor
+heads(const struct sal_engine *e, struct sal_tensor t, int n_heads)
+{
+	return sal_tensor_view(rows(e, t), 3, e->n_rows, n_heads, e->model->cfg.head_dim, 0);
+}
+
+/* each head of each row as a row of its own */
+static struct sal_tensor
+split(const struct sal_engine *e, struct sal_tensor t, int n_heads)
+{
+	return sal_tensor_view(rows(e, t), 2, (int64_t)e->n_rows * n_heads, e->model->cfg.head_dim, 0, 0);
+}
+
+static struct sal_seqs
+seqs(const struct sal_engine *e)
+{
+	return (struct sal_seqs){ .off = sal_tensor_rows(e->off_d, 0, e->n_seqs + 1), .first = sal_tensor_rows(e->first_d, 0, e->n_seqs),
+		.pages = sal_tensor_rows(e->pages_d, 0, e->n_seqs) };
+}
+
+/* ---- forward ------------------------------------------------------------ */
+
+static const struct sal_lora *
+lora_of(const struct sal_adapter *a, int l, int p)
+{
+	const struct sal_lora *t = a ? &a->lora[l * SAL_N_PROJ + p] : NULL;
+
+	return t && t->r ? t : NULL;
+}
+
+/* y = W x (+ y) of projection p, adapter included; keeps u = A x for the backward pass. */
+static void
+project(struct sal_engine *e, const struct sal_adapter *a, int l, int p, struct sal_tensor y, struct sal_tensor x,
+    struct sal_bufs *b, bool accumulate)
+{
+	const struct sal_layer *layer = &e->model->layer[l];
+	const struct sal_lora *t = lora_of(a, l, p);
+	struct sal_tensor u = SAL_NONE;
+
+	if (t) {
+		u = mat(e, b->u[p], t->r);
+		sal_linear_forward(e->model->dev, u, x, t->a, SAL_NONE, SAL_NONE, NULL, false);
+	}
+	sal_linear_forward(e->model->dev, y, x, layer->w[p], layer->bias[p], u, t ? &t->b : NULL, accumulate);
+}
+
+/* x: the layer's input, and the output when the layer keeps nothing; out: where the result goes otherwise. */
+static void
+layer_forward(struct sal_engine *e, const struct sal_adapter *a, int l, struct sal_bufs *b, struct sal_kv kv, struct sal_tensor x,
+    struct sal_tensor out)
+{
+	const struct sal_config *c = &e->model->cfg;
+	const struct sal_layer *w = &e->model->layer[l];
+	struct sal_dev *dev = e->model->dev;
+	bool keep = b->x2.ndim != 0;
+	struct sal_tensor n1 = rows(e, b->n1), q = rows(e, b->q), k = rows(e, e->k), v = rows(e, e->v), att = rows(e, b->att);
+	struct sal_tensor n2 = rows(e, b->n2), gate = rows(e, b->gate), up = rows(e, b->up), act = rows(e, b->act);
+	struct sal_tensor pos = rows(e, e->pos_d), x2 = keep ? rows(e, b->x2) : x;
+
+	sal_rmsnorm_forward(dev, n1, rows(e, b->rrms1), x, w->attn_norm, c->rms_norm_eps);
+	project(e, a, l, SAL_Q, c->qk_norm && keep ? rows(e, b->q0) : q, n1, b, false);
+	project(e, a, l, SAL_K, c->qk_norm && keep ? rows(e, b->k0) : k, n1, b, false);
+	project(e, a, l, SAL_V, v, n1, b, false);
+	if (c->qk_norm) {
+		sal_rmsnorm_forward(dev, split(e, q, c->num_heads), sal_tensor_rows(b->rq, 0, (int64_t)e->n_rows * c->num_heads),
+		    split(e, keep ? b->q0 : q, c->num_heads), w->q_norm, c->rms_norm_eps);
+		sal_rmsnorm_forward(dev, split(e, k, c->num_kv_heads), sal_tensor_rows(b->rk, 0, (int64_t)e->n_rows * c->num_kv_heads),
+		    split(e, keep ? b->k0 : k, c->num_kv_heads), w->k_norm, c->rms_norm_eps);
+	}
+	sal_rope_forward(dev, heads(e, q, c->num_heads), pos, e->model->rope);
+	sal_rope_forward(dev, heads(e, k, c->num_kv_heads), pos, e->model->rope);
+	sal_kv_store(dev, kv, k, v, rows(e, e->slot_d));
+	sal_attention_forward(dev, att, rows(e, b->lse), q, kv, seqs(e), c->window);
+	if (keep)
+		sal_copy(dev, x2, x);
+	project(e, a, l, SAL_O, x2, att, b, true);
+	sal_rmsnorm_forward(dev, n2, rows(e, b->rrms2), x2, w->ffn_norm, c->rms_norm_eps);
+	project(e, a, l, SAL_GATE, gate, n2, b, false);
+	project(e, a, l, SAL_UP, up, n2, b, false);
+	sal_swiglu_forward(dev, act, gate, up);
+	if (keep)
+		sal_copy(dev, out, x2);
+	project(e, a, l, SAL_DOWN, keep ? out : x, act, b, true);
+}
+
+static struct sal_bufs *
+bufs_of(struct sal_engine *e, int l)
+{
+	return &e->layer[e->mode == SAL_TRAIN ? l : 0];
+}
+
+static struct sal_kv
+kv_of(struct sal_engine *e, int l)
+{
+	return e->layer[e->mode == SAL_TRAIN || e->mode == SAL_DECODE ? l : 0].kv;
+}
+
+struct sal_tensor
+sal_forward(struct sal_engine *e, const struct sal_adapter *a)
+{
+	struct sal_dev *dev = e->model->dev;
+	bool train = e->mode == SAL_TRAIN || e->mode == SAL_TRAIN_LEAN;
+	int n = e->model->cfg.num_layers;
+
+	sal_upload(dev, rows(e, e->ids_d), e->ids);
+	sal_upload(dev, rows(e, e->pos_d), e->pos);
+	sal_upload(dev, rows(e, e->slot_d), e->slot);
+	sal_upload(dev, seqs(e).off, e->off);
+	sal_upload(dev, seqs(e).first, e->first);
+	sal_upload(dev, seqs(e).pages, e->pages);
+	sal_embedding_forward(dev, rows(e, e->x[0]), e->model->embed, rows(e, e->ids_d));
+	for (int l = 0; l < n; l++)
+		layer_forward(e, a, l, bufs_of(e, l), kv_of(e, l), rows(e, e->x[train ? l : 0]), rows(e, e->x[train ? l + 1 : 0]));
+	sal_rmsnorm_forward(dev, rows(e, e->hidden), rows(e, e->rrmsf), rows(e, e->x[train ? n : 0]), e->model->final_norm,
+	    e->model->cfg.rms_norm_eps);
+	return rows(e, e->hidden);
+}
+
+/* ---- backward ----------------------------------------------------------- */
+
+/*
+ * Gradient of a projection's adapter, record by record, and then of its input: dx = W^T dy (+ dx) when dx is given.
+ */
+static void
+project_backward(struct sal_engine *e, struct sal_adapter *a, int l, int p, struct sal_tensor dx, struct sal_tensor dy,
+    struct sal_tensor x, const struct sal_bufs *b, bool accumulate)
+{
+	const struct sal_lora *t = lora_of(a, l, p);
+	struct sal_dev *dev = e->model->dev;
+	struct sal_tensor du = SAL_NONE;
+
+	if (t) {
+		struct sal_tensor u = mat(e, b->u[p], t->r);
+		du = mat(e, e->du, t->r);
+		sal_linear_backward(dev, du, dy, t->b, SAL_NONE, NULL, false);
+		for (int s = 0; s < e->n_seqs; s++) {
+			int64_t r0 = e->off[s], n = e->off[s + 1] - e->off[s];
+			bool more = s > 0 && e->record[s] == e->record[s - 1];
+			sal_linear_grad(dev, t->pa->g, sal_tensor_rows(du, r0, n), sal_tensor_rows(x, r0, n), 1.0f, more);
+			sal_linear_grad(dev, t->pb->g, sal_tensor_rows(dy, r0, n), sal_tensor_rows(u, r0, n), t->scale, more);
+			if (s + 1 == e->n_seqs || e->record[s + 1] != e->record[s]) {
+				sal_param_push(a, t->pa, e->record[s]);
+				sal_param_push(a, t->pb, e->record[s]);
+			}
+		}
+	}
+	if (dx.ndim)
+		sal_linear_backward(dev, dx, dy, e->model->layer[l].w[p], du, t ? &t->a : NULL, accumulate);
+}
+
+static void
+layer_backward(struct sal_engine *e, struct sal_adapter *a, int l, struct sal_bufs *b, struct sal_kv kv, struct sal_tensor x)
+{
+	const struct sal_config *c = &e->model->cfg;
+	const struct sal_layer *w = &e->model->layer[l];
+	struct sal_dev *dev = e->model->dev;
+	struct sal_tensor dres = rows(e, e->dres), dn = rows(e, e->dn), g = rows(e, e->g), pos = rows(e, e->pos_d);
+	struct sal_tensor dact = rows(e, e->dact), dgate = rows(e, e->dgate), dup = rows(e, e->dup);
+	struct sal_tensor datt = rows(e, e->datt), dq = rows(e, e->dq), dk = rows(e, e->dk), dv = rows(e, e->dv);
+	struct sal_tensor n1 = rows(e, b->n1), n2 = rows(e, b->n2);
+
+	sal_copy(dev, g, dres);
+	project_backward(e, a, l, SAL_DOWN, dact, g, rows(e, b->act), b, false);
+	sal_swiglu_backward(dev, dgate, dup, dact, rows(e, b->gate), rows(e, b->up));
+	project_backward(e, a, l, SAL_GATE, dn, dgate, n2, b, false);
+	project_backward(e, a, l, SAL_UP, dn, dup, n2, b, true);
+	sal_rmsnorm_backward(dev, dres, dn, rows(e, b->x2), w->ffn_norm, rows(e, b->rrms2), true);
+
+	sal_copy(dev, g, dres);
+	project_backward(e, a, l, SAL_O, datt, g, rows(e, b->att), b, false);
+	sal_attention_backward(dev, dq, dk, dv, datt, rows(e, b->att), rows(e, b->q), rows(e, b->lse), kv, seqs(e), c->window);
+	sal_rope_backward(dev, heads(e, dq, c->num_heads), pos, e->model->rope);
+	sal_rope_backward(dev, heads(e, dk, c->num_kv_heads), pos, e->model->rope);
+	if (c->qk_norm) {
+		sal_rmsnorm_backward(dev, split(e, dq, c->num_heads), split(e, dq, c->num_heads), split(e, b->q0, c->num_heads), w->q_norm,
+		    sal_tensor_rows(b->rq, 0, (int64_t)e->n_rows * c->num_heads), false);
+		sal_rmsnorm_backward(dev, split(e, dk, c->num_kv_heads), split(e, dk, c->num_kv_heads), split(e, b->k0, c->num_kv_heads),
+		    w->k_norm, sal_tensor_rows(b->rk, 0, (int64_t)e->n_rows * c->num_kv_heads), false);
+	}
+	/* nothing is trained below the first layer: its input needs no gradient */
+	struct sal_tensor dn1 = l > 0 ? dn : SAL_NONE;
+	project_backward(e, a, l, SAL_Q, dn1, dq, n1, b, false);
+	project_backward(e, a, l, SAL_K, dn1, dk, n1, b, true);
+	project_backward(e, a, l, SAL_V, dn1, dv, n1, b, true);
+	if (l > 0)
+		sal_rmsnorm_backward(dev, dres, dn, x, w->attn_norm, rows(e, b->rrms1), true);
+}
+
+void
+sal_backward(struct sal_engine *e, struct sal_adapter *a, struct sal_tensor dh)
+{
+	int n = e->model->cfg.num_layers;
+
+	sal_rmsnorm_backward(e->model->dev, rows(e, e->dres), dh, rows(e, e->x[n]), e->model->final_norm, rows(e, e->rrmsf), false);
+	for (int l = n - 1; l >= 0; l--) {
+		struct sal_bufs *b = bufs_of(e, l);
+		/* lean: one set of buffers, so all but the last layer's are computed again; out goes to a buffer that is free by now */
+		if (e->mode == SAL_TRAIN_LEAN && l < n - 1)
+			layer_forward(e, a, l, b, kv_of(e, l), rows(e, e->x[l]), rows(e, e->x[l + 1]));
+		layer_backward(e, a, l, b, kv_of(e, l), rows(e, e->x[l]));
+	}
+}

@@ -1,0 +1,516 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * attention.c - the paged key/value store and causal attention over it.
+ *
+ *   s_j = scale q.k_j      p_j = exp(s_j - m)      l = sum p_j      y = sum p_j v_j / l
+ *   lse = m + log l        delta = y.dy            ds_j = exp(s_j - lse) (dy.v_j - delta) scale
+ *   dq = sum_j ds_j k_j    dk_j = sum_i ds_ij q_i  dv_j = sum_i p_ij dy_i
+ *
+ * A (page, head) block holds keys transposed, [D][32], so that one vector runs
+ * over keys, and values as rows, [32][D].
+ *
+ * Order: a row goes over its pages in order, each with its own maximum and
+ * correction (arXiv:2307.08691); a score is one chain over d, an element of y
+ * one chain over keys.  Rows are worked on in tiles only to share the loads of
+ * a page: a lane's chain is the same whichever rows share its registers, so a
+ * row decoded alone equals the same row of a prefill bit for bit.  In the
+ * backward pass dk and dv of a key are one chain over the rows, and in each row over the
+ * heads of the group.
+ */
+#include "cpu.h"
+#include "vec.h"
+
+#include <omp.h>
+#include <stdlib.h>
+
+#define PAGE SAL_KV_PAGE
+#define NV (PAGE / VL)       /* vectors over the keys of a page */
+#define TILE 32              /* queries (rows times heads of a group) in one tile */
+#define QB (VL == 16 ? 4 : 2) /* queries whose chains run side by side */
+#define XV 4                 /* vectors over d that run side by side */
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* Rows of float buffers are padded with zeros to whole vectors of any instruction set. */
+static int64_t
+padded(int64_t D)
+{
+	return (D + 15) / 16 * 16;
+}
+
+/* n elements of src, from element o, to floats; zeros up to pad. */
+static void
+widen(float *dst, const void *src, bool h, int64_t o, int64_t n, int64_t pad)
+{
+	int64_t i = 0;
+
+	if (h) {
+		for (; i + VL <= n; i += VL)
+			vf_store(dst + i, vf_load_bf16((const bf16 *)src + o + i));
+		for (; i < n; i++)
+			dst[i] = bf16_to_f32(((const bf16 *)src)[o + i]);
+	} else {
+		memcpy(dst, (const float *)src + o, (size_t)n * sizeof *dst);
+		i = n;
+	}
+	for (; i < pad; i++)
+		dst[i] = 0;
+}
+
+static void
+narrow(void *dst, const float *src, bool h, int64_t o, int64_t n)
+{
+	int64_t i = 0;
+
+	if (!h) {
+		memcpy((float *)dst + o, src, (size_t)n * sizeof *src);
+		return;
+	}
+	for (; i + VL <= n; i += VL)
+		vf_store_bf16((bf16 *)dst + o + i, vf_load(src + i));
+	for (; i < n; i++)
+		((bf16 *)dst)[o + i] = f32_to_bf16(src[i]);
+}
+
+/* s[i][j] = sum over d of q[i][d] k[d][j], for nq queries; nq is a constant where this is inlined. */
+INLINE void
+scores_n(float *s, const float *q, int64_t ldq, const float *k, int64_t D, int nq)
+{
+	vf a[QB][NV];
+
+	for (int i = 0; i < nq; i++)
+		for (int t = 0; t < NV; t++)
+			a[i][t] = vf_set1(0);
+	for (int64_t d = 0; d < D; d++)
+		for (int i = 0; i < nq; i++) {
+			vf x = vf_set1(q[i * ldq + d]);
+			for (int t = 0; t < NV; t++)
+				a[i][t] = vf_fma(x, vf_load(k + d * PAGE + t * VL), a[i][t]);
+		}
+	for (int i = 0; i < nq; i++)
+		for (int t = 0; t < NV; t++)
+			vf_store(s + i * PAGE + t * VL, a[i][t]);
+}
+
+static void
+scores(float *s, const float *q, int64_t ldq, const float *k, int64_t D, int64_t nq)
+{
+	int64_t i = 0;
+
+	for (; i + QB <= nq; i += QB)
+		scores_n(s + i * PAGE, q + i * ldq, ldq, k, D, QB);
+	for (; i < nq; i++)
+		scores_n(s + i * PAGE, q + i * ldq, ldq, k, D, 1);
+}
+
+/* y[i][0..nx vectors) += sum over j = 0 .. n-1, in order, of c[i*ci + j*cj] x[j][..] */
+INLINE void
+mix_n(float *y, int64_t ldy, const float *c, int64_t ci, int64_t cj, const float *x, int64_t ldx, int64_t n, int ny,
+    int nx)
+{
+	vf a[QB][XV];
+
+	for (int i = 0; i < ny; i++)
+		for (int t = 0; t < nx; t++)
+			a[i][t] = vf_load(y + i * ldy + t * VL);
+	for (int64_t j = 0; j < n; j++)
+		for (int i = 0; i < ny; i++) {
+			vf p = vf_set1(c[i * ci + j * cj]);
+			for (int t = 0; t < nx; t++)
+				a[i][t] = vf_fma(p, vf_load(x + j * ldx + t * VL), a[i][t]);
+		}
+	for (int i = 0; i < ny; i++)
+		for (int t = 0; t < nx; t++)
+			vf_store(y + i * ldy + t * VL, a[i][t]);
+}
+
+/* The same for ny rows of y, each of w elements (whole vectors). */
+static void
+mix(float *y, int64_t ldy, const float *c, int64_t ci, int64_t cj, const float *x, int64_t ldx, int64_t n, int64_t ny,
+    int64_t w)
+{
+	int64_t d = 0;
+
+	for (; d + XV * VL <= w; d += XV * VL) {
+		int64_t i = 0;
+
+		for (; i + QB <= ny; i += QB)
+			mix_n(y + i * ldy + d, ldy, c + i * ci, ci, cj, x + d, ldx, n, QB, XV);
+		for (; i < ny; i++)
+			mix_n(y + i * ldy + d, ldy, c + i * ci, ci, cj, x + d, ldx, n, 1, XV);
+	}
+	for (; d < w; d += VL) {
+		int64_t i = 0;
+
+		for (; i + QB <= ny; i += QB)
+			mix_n(y + i * ldy + d, ldy, c + i * ci, ci, cj, x + d, ldx, n, QB, 1);
+		for (; i < ny; i++)
+			mix_n(y + i * ldy + d, ldy, c + i * ci, ci, cj, x + d, ldx, n, 1, 1);
+	}
+}
+
+void
+FN(sal_cpu_kv_store)(struct sal_dev *dev, struct sal_kv kv, struct sal_tensor k, struct sal_tensor v, struct sal_tensor slot)
+{
+	int64_t N = slot.dim[0], H = kv.k.dim[1], D = kv.k.dim[3];
+	const int32_t *at = slot.data;
+
+#pragma omp parallel for num_threads(dev->threads) if (N * H * D > 16384)
+	for (int64_t i = 0; i < N; i++) {
+		int64_t page = at[i] / PAGE, place = at[i] % PAGE;
+
+		for (int64_t h = 0; h < H; h++) {
+			int64_t block = (page * H + h) * PAGE * D, o = (i * H + h) * D;
+
+			if (kv.k.dtype == SAL_BF16) {
+				bf16 *kb = (bf16 *)kv.k.data + block, *vb = (bf16 *)kv.v.data + block;
+
+				for (int64_t d = 0; d < D; d++)
+					kb[d * PAGE + place] = ((const bf16 *)k.data)[o + d];
+				memcpy(vb + place * D, (const bf16 *)v.data + o, (size_t)D * sizeof *vb);
+			} else {
+				float *kb = (float *)kv.k.data + block, *vb = (float *)kv.v.data + block;
+
+				for (int64_t d = 0; d < D; d++)
+					kb[d * PAGE + place] = ((const float *)k.data)[o + d];
+				memcpy(vb + place * D, (const float *)v.data + o, (size_t)D * sizeof *vb);
+			}
+		}
+	}
+}
+
+void
+FN(sal_cpu_kv_copy)(struct sal_dev *dev, struct sal_kv kv, int32_t dst, int32_t src)
+{
+	size_t bytes = (size_t)(kv.k.dim[1] * PAGE * kv.k.dim[3]) * (kv.k.dtype == SAL_BF16 ? 2 : 4);
+
+	(void)dev;
+	if (dst == src)
+		return;
+	memcpy((char *)kv.k.data + (size_t)dst * bytes, (const char *)kv.k.data + (size_t)src * bytes, bytes);
+	memcpy((char *)kv.v.data + (size_t)dst * bytes, (const char *)kv.v.data + (size_t)src * bytes, bytes);
+}
+
+/* What both passes know about the call. */
+struct job {
+	int64_t Hq, Hk, G, D, Dp; /* G: query heads of one key head */
+	bool h;                   /* act is bf16 */
+	float scale;
+	int window;
+	struct sal_kv kv;
+	const int32_t *off, *first, *pages;
+	int64_t B, M;
+};
+
+static struct job
+job_of(struct sal_tensor q, struct sal_kv kv, struct sal_seqs seqs, int window)
+{
+	struct job a = { .Hk = kv.k.dim[1], .D = kv.k.dim[3], .h = q.dtype == SAL_BF16, .window = window, .kv = kv };
+
+	a.Dp = padded(a.D);
+	a.Hq = q.dim[1] / a.D;
+	a.G = a.Hq / a.Hk;
+	a.scale = 1.0f / sqrtf((float)a.D);
+	a.off = seqs.off.data;
+	a.first = seqs.first.data;
+	a.pages = seqs.pages.data;
+	a.B = seqs.first.dim[0];
+	a.M = seqs.pages.dim[1];
+	return a;
+}
+
+/* First key that position p sees. */
+static int64_t
+sees_from(const struct job *a, int64_t p)
+{
+	return a->window > 0 && p >= a->window ? p - a->window + 1 : 0;
+}
+
+static int64_t
+block_of(const struct job *a, int64_t b, int64_t j, int64_t hk)
+{
+	return ((int64_t)a->pages[b * a->M + j] * a->Hk + hk) * PAGE * a->D;
+}
+
+/* Keys as floats [D][PAGE]: the block itself, or buf. */
+static const float *
+keys(const struct job *a, int64_t block, float *buf)
+{
+	if (!a->h)
+		return (const float *)a->kv.k.data + block;
+	widen(buf, a->kv.k.data, true, block, a->D * PAGE, 0);
+	return buf;
+}
+
+/* Values as floats [PAGE][Dp]: the block itself where it needs no padding, or buf. */
+static const float *
+values(const struct job *a, int64_t block, float *buf)
+{
+	if (!a->h && a->D == a->Dp)
+		return (const float *)a->kv.v.data + block;
+	for (int j = 0; j < PAGE; j++)
+		widen(buf + j * a->Dp, a->kv.v.data, a->h, block + j * a->D, a->D, a->Dp);
+	return buf;
+}
+
+/* dst [cols][rows] = transpose of src [rows][ld] */
+static void
+transpose(float *dst, const float *src, int64_t ld, int64_t rows, int64_t cols, int64_t ldd)
+{
+	for (int64_t c = 0; c < cols; c++)
+		for (int64_t r = 0; r < rows; r++)
+			dst[c * ldd + r] = src[r * ld + c];
+}
+
+/* s becomes x at the keys of page j outside lo .. hi. */
+static void
+mask(float *s, int64_t j, int64_t lo, int64_t hi, float x)
+{
+	for (int64_t t = 0; t < PAGE; t++)
+		if (j * PAGE + t < lo || j * PAGE + t > hi)
+			s[t] = x;
+}
+
+/*
+ * One page of the online softmax of one query: s becomes the probabilities
+ * relative to the new maximum, y and l are brought to it.
+ */
+static void
+soften(float *s, float *y, int64_t w, float *m, float *l)
+{
+	vf top = vf_load(s), sum = vf_set1(0);
+
+	for (int t = 1; t < NV; t++)
+		top = vf_max(top, vf_load(s + t * VL));
+	float mb = vf_hmax(top), mn = mb > *m ? mb : *m;
+	vf ref = vf_set1(mn == -INFINITY ? 0.0f : mn); /* -inf - -inf is no number */
+
+	for (int t = 0; t < NV; t++) {
+		vf p = vf_exp(vf_sub(vf_load(s + t * VL), ref));
+		vf_store(s + t * VL, p);
+		sum = vf_add(sum, p);
+	}
+	/* An unchanged maximum means a correction by exactly 1, which is left out. */
+	if (mn != *m) {
+		float c[VL];
+		vf corr = vf_exp(vf_sub(vf_set1(*m), ref));
+
+		vf_store(c, corr);
+		*l *= c[0];
+		for (int64_t d = 0; d < w; d += VL)
+			vf_store(y + d, vf_mul(vf_load(y + d), corr));
+		*m = mn;
+	}
+	*l += vf_sum(sum);
+}
+
+struct unit {
+	int32_t b, i0, n; /* rows i0 .. i0+n-1 of sequence b */
+};
+
+/* Rows of one tile against every page that any of them sees, for one key head. */
+static void
+forward_tile(const struct job *a, const struct unit *u, int64_t hk, const void *q, void *out, float *lse, float *mem)
+{
+	int64_t D = a->D, Dp = a->Dp, G = a->G, nq = u->n * G;
+	float *kb = mem, *vb = kb + PAGE * Dp, *qf = vb + PAGE * Dp, *y = qf + nq * Dp;
+	float *s = y + nq * Dp, *m = s + nq * PAGE, *l = m + nq;
+	int64_t p0 = a->first[u->b] + u->i0, row0 = a->off[u->b] + (int64_t)u->i0;
+
+	for (int64_t r = 0; r < u->n; r++)
+		for (int64_t g = 0; g < G; g++)
+			widen(qf + (r * G + g) * Dp, q, a->h, ((row0 + r) * a->Hq + hk * G + g) * D, D, Dp);
+	memset(y, 0, (size_t)(nq * Dp) * sizeof *y);
+	for (int64_t i = 0; i < nq; i++) {
+		m[i] = -INFINITY;
+		l[i] = 0;
+	}
+
+	for (int64_t j = sees_from(a, p0) / PAGE; j <= (p0 + u->n - 1) / PAGE; j++) {
+		int64_t block = block_of(a, u->b, j, hk), r0 = 0, r1 = u->n;
+		const float *k = keys(a, block, kb), *v = values(a, block, vb);
+
+		while (p0 + r0 < j * PAGE)
+			r0++;
+		while (sees_from(a, p0 + r1 - 1) > j * PAGE + PAGE - 1)
+			r1--;
+		float *sj = s + r0 * G * PAGE;
+		scores(sj, qf + r0 * G * Dp, Dp, k, D, (r1 - r0) * G);
+		for (int64_t r = r0; r < r1; r++) {
+			int64_t p = p0 + r, lo = sees_from(a, p);
+
+			for (int64_t i = r * G; i < r * G + G; i++) {
+				float *si = s + i * PAGE;
+
+				for (int t = 0; t < NV; t++)
+					vf_store(si + t * VL, vf_mul(vf_load(si + t * VL), vf_set1(a->scale)));
+				if (lo > j * PAGE || p < j * PAGE + PAGE - 1)
+					mask(si, j, lo, p, -INFINITY);
+				soften(si, y + i * Dp, Dp, &m[i], &l[i]);
+			}
+		}
+		mix(y + r0 * G * Dp, Dp, sj, PAGE, 1, v, Dp, PAGE, (r1 - r0) * G, Dp);
+	}
+
+	for (int64_t r = 0; r < u->n; r++)
+		for (int64_t g = 0; g < G; g++) {
+			int64_t i = r * G + g, o = (row0 + r) * a->Hq + hk * G + g;
+			vf inv = vf_set1(1.0f / l[i]);
+
+			for (int64_t d = 0; d < Dp; d += VL)
+				vf_store(y + i * Dp + d, vf_mul(vf_load(y + i * Dp + d), inv));
+			narrow(out, y + i * Dp, a->h, o * D, D);
+			if (lse)
+				lse[o] = m[i] + logf(l[i]);
+		}
+}
+
+void
+FN(sal_cpu_attention_forward)(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor lse, struct sal_tensor q,
+    struct sal_kv kv, struct sal_seqs seqs, int window)
+{
+	struct job a = job_of(q, kv, seqs, window);
+	int64_t rows = a.G < TILE ? TILE / a.G : 1, nq = rows * a.G, tiles = 0, n = 0;
+	size_t each = (size_t)(2 * PAGE * a.Dp + nq * (2 * a.Dp + PAGE + 2) + 15) / 16 * 16;
+
+	for (int64_t b = 0; b < a.B; b++)
+		tiles += (a.off[b + 1] - a.off[b] + rows - 1) / rows;
+	if (!tiles)
+		return;
+	struct unit *unit = malloc((size_t)tiles * sizeof *unit);
+	float *mem = aligned_alloc(64, each * sizeof *mem * (size_t)dev->threads);
+	if (!unit || !mem) {
+		sal_dev_fail(dev, "attention_forward: out of memory");
+		goto out;
+	}
+	for (int64_t b = 0; b < a.B; b++) {
+		int64_t T = a.off[b + 1] - a.off[b];
+		for (int64_t i = 0; i < T; i += rows)
+			unit[n++] = (struct unit){ (int32_t)b, (int32_t)i, (int32_t)(T - i < rows ? T - i : rows) };
+	}
+
+	/* Last tiles first: they see the most pages. */
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic) if (tiles * a.Hk > 1)
+	for (int64_t t = 0; t < tiles * a.Hk; t++)
+		forward_tile(&a, &unit[tiles - 1 - t / a.Hk], t % a.Hk, q.data, y.data, lse.ndim ? lse.data : NULL,
+		    mem + each * (size_t)omp_get_thread_num());
+out:
+	free(unit);
+	free(mem);
+}
+
+struct grads {
+	void *dq, *dk, *dv;
+	const void *dy, *y, *q;
+	const float *lse;
+};
+
+/* Floats that backward_head() needs for a sequence of T rows. */
+static size_t
+backward_room(const struct job *a, int64_t T)
+{
+	int64_t nq = (a->G < TILE ? TILE / a->G : 1) * a->G;
+	return (size_t)(7 * PAGE * a->Dp + nq * (2 * a->Dp + 2 * PAGE) + T * a->G * (a->Dp + 1) + 15) / 16 * 16;
+}
+
+/* One sequence and one key head, with all query heads that use it. */
+static void
+backward_head(const struct job *a, int64_t b, int64_t hk, const struct grads *x, float *mem)
+{
+	int64_t D = a->D, Dp = a->Dp, G = a->G, T = a->off[b + 1] - a->off[b], row0 = a->off[b];
+	int64_t rows = G < TILE ? TILE / G : 1, nq = rows * G;
+	float *kb = mem, *kr = kb + PAGE * Dp, *vb = kr + PAGE * Dp, *vt = vb + PAGE * Dp;
+	float *dk = vt + PAGE * Dp, *dv = dk + PAGE * Dp, *tmp = dv + PAGE * Dp;
+	float *qf = tmp + PAGE * Dp, *gf = qf + nq * Dp, *s = gf + nq * Dp, *ds = s + nq * PAGE;
+	float *dq = ds + nq * PAGE, *delta = dq + T * G * Dp;
+	vf scale = vf_set1(a->scale);
+
+	memset(dq, 0, (size_t)(T * G * Dp) * sizeof *dq);
+	for (int64_t i = 0; i < T * G; i++) {
+		int64_t o = ((row0 + i / G) * a->Hq + hk * G + i % G) * D;
+		vf sum = vf_set1(0);
+
+		widen(tmp, x->dy, a->h, o, D, Dp);
+		widen(tmp + Dp, x->y, a->h, o, D, Dp);
+		for (int64_t d = 0; d < Dp; d += VL)
+			sum = vf_fma(vf_load(tmp + d), vf_load(tmp + Dp + d), sum);
+		delta[i] = vf_sum(sum);
+	}
+
+	for (int64_t j = 0; j * PAGE < T; j++) {
+		int64_t block = block_of(a, b, j, hk), k0 = j * PAGE, nk = T - k0 < PAGE ? T - k0 : PAGE, end = T;
+		const float *k = keys(a, block, kb), *v = values(a, block, vb);
+
+		memset(kr, 0, (size_t)(PAGE * Dp) * sizeof *kr);
+		transpose(kr, k, PAGE, D, PAGE, Dp);
+		transpose(vt, v, Dp, PAGE, D, PAGE);
+		memset(dk, 0, (size_t)(2 * PAGE * Dp) * sizeof *dk);
+		if (a->window > 0 && end - k0 > PAGE - 1 + (int64_t)a->window)
+			end = k0 + PAGE - 1 + a->window;
+
+		for (int64_t i0 = k0; i0 < end; i0 += rows) {
+			int64_t n = end - i0 < rows ? end - i0 : rows;
+
+			for (int64_t i = 0; i < n * G; i++) {
+				int64_t o = ((row0 + i0 + i / G) * a->Hq + hk * G + i % G) * D;
+				widen(qf + i * Dp, x->q, a->h, o, D, Dp);
+				widen(gf + i * Dp, x->dy, a->h, o, D, Dp);
+			}
+			scores(s, qf, Dp, k, D, n * G);
+			scores(ds, gf, Dp, vt, D, n * G);
+			for (int64_t i = 0; i < n * G; i++) {
+				int64_t p = i0 + i / G, lo = sees_from(a, p);
+				float *si = s + i * PAGE, *di = ds + i * PAGE;
+				vf z = vf_set1(x->lse[(row0 + p) * a->Hq + hk * G + i % G]);
+				vf dl = vf_set1(delta[i0 * G + i]);
+
+				for (int t = 0; t < NV; t++) {
+					vf e = vf_exp(vf_sub(vf_mul(vf_load(si + t * VL), scale), z));
+					vf_store(si + t * VL, e);
+					vf_store(di + t * VL, vf_mul(vf_mul(e, vf_sub(vf_load(di + t * VL), dl)), scale));
+				}
+				if (lo > k0 || p < k0 + PAGE - 1) {
+					mask(si, j, lo, p, 0);
+					mask(di, j, lo, p, 0);
+				}
+			}
+			mix(dq + i0 * G * Dp, Dp, ds, PAGE, 1, kr, Dp, PAGE, n * G, Dp);
+			mix(dk, Dp, ds, 1, PAGE, qf, Dp, n * G, nk, Dp);
+			mix(dv, Dp, s, 1, PAGE, gf, Dp, n * G, nk, Dp);
+		}
+		for (int64_t t = 0; t < nk; t++) {
+			int64_t o = ((row0 + k0 + t) * a->Hk + hk) * D;
+			narrow(x->dk, dk + t * Dp, a->h, o, D);
+			narrow(x->dv, dv + t * Dp, a->h, o, D);
+		}
+	}
+	for (int64_t i = 0; i < T * G; i++)
+		narrow(x->dq, dq + i * Dp, a->h, ((row0 + i / G) * a->Hq + hk * G + i % G) * D, D);
+}
+
+void
+FN(sal_cpu_attention_backward)(struct sal_dev *dev, struct sal_tensor dq, struct sal_tensor dk, struct sal_tensor dv,
+    struct sal_tensor dy, struct sal_tensor y, struct sal_tensor q, struct sal_tensor lse, struct sal_kv kv,
+    struct sal_seqs seqs, int window)
+{
+	struct job a = job_of(q, kv, seqs, window);
+	struct grads x = { dq.data, dk.data, dv.data, dy.data, y.data, q.data, lse.data };
+	int64_t units = a.B * a.Hk, longest = 0;
+	int threads = units < dev->threads ? (int)units : dev->threads;
+
+	for (int64_t b = 0; b < a.B; b++)
+		if (a.off[b + 1] - a.off[b] > longest)
+			longest = a.off[b + 1] - a.off[b];
+	if (!longest)
+		return;
+	size_t each = backward_room(&a, longest);
+	float *mem = aligned_alloc(64, each * sizeof *mem * (size_t)threads);
+	if (!mem) {
+		sal_dev_fail(dev, "attention_backward: out of memory");
+		return;
+	}
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+	for (int64_t u = 0; u < units; u++)
+		backward_head(&a, u / a.Hk, u % a.Hk, &x, mem + each * (size_t)omp_get_thread_num());
+	free(mem);
+}

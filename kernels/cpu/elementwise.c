@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * elementwise.c - moving and combining tensors: gather, scatter, zero, copy,
+ * add, the sum of squares, and AdamW.
+ *
+ *   g = grad_scale g      w = (1 - lr weight_decay) w
+ *   m = b1 m + (1-b1) g   v = b2 v + (1-b2) g^2
+ *   w = w - lr / (1-b1^t) * m / (sqrt(v) / sqrt(1-b2^t) + eps)
+ *
+ * AdamW in the order of torch.optim.AdamW; the bias corrections are computed
+ * in double, as there.  Source: arXiv:1711.05101.
+ */
+#include "cpu.h"
+#include "vec.h"
+
+#define BLOCK 16384   /* elements one thread takes at a time; a multiple of VL */
+#define SUMSQ 4096    /* elements of one partial sum: part of the contract */
+#define PARTIALS 1024 /* partial sums held at a time */
+
+static inline vf
+load(const void *p, bool h, int64_t i, int n)
+{
+	if (h)
+		return n == VL ? vf_load_bf16((const bf16 *)p + i) : vf_load_bf16_n((const bf16 *)p + i, n);
+	return n == VL ? vf_load((const float *)p + i) : vf_load_n((const float *)p + i, n);
+}
+
+static inline void
+store(void *p, bool h, int64_t i, vf a, int n)
+{
+	if (h && n == VL)
+		vf_store_bf16((bf16 *)p + i, a);
+	else if (h)
+		vf_store_bf16_n((bf16 *)p + i, a, n);
+	else if (n == VL)
+		vf_store((float *)p + i, a);
+	else
+		vf_store_n((float *)p + i, a, n);
+}
+
+static inline int
+lanes(int64_t left)
+{
+	return left < VL ? (int)left : VL;
+}
+
+static int64_t
+elements(struct sal_tensor t, int from)
+{
+	int64_t n = 1;
+	for (int i = from; i < t.ndim; i++)
+		n *= t.dim[i];
+	return n;
+}
+
+static size_t
+width(enum sal_dtype t)
+{
+	return t == SAL_BF16 ? 2 : 4;
+}
+
+void
+FN(sal_cpu_gather)(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x, struct sal_tensor idx)
+{
+	int64_t n = y.dim[0];
+	size_t row = (size_t)elements(y, 1) * width(y.dtype);
+	const int32_t *from = idx.data;
+
+#pragma omp parallel for num_threads(dev->threads) if ((size_t)n * row > 65536)
+	for (int64_t i = 0; i < n; i++)
+		memcpy((char *)y.data + (size_t)i * row, (const char *)x.data + (size_t)from[i] * row, row);
+}
+
+void
+FN(sal_cpu_scatter)(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x, struct sal_tensor idx)
+{
+	int64_t n = x.dim[0];
+	size_t row = (size_t)elements(x, 1) * width(x.dtype);
+	const int32_t *to = idx.data;
+
+	FN(sal_cpu_zero)(dev, y);
+#pragma omp parallel for num_threads(dev->threads) if ((size_t)n * row > 65536)
+	for (int64_t i = 0; i < n; i++)
+		memcpy((char *)y.data + (size_t)to[i] * row, (const char *)x.data + (size_t)i * row, row);
+}
+
+void
+FN(sal_cpu_zero)(struct sal_dev *dev, struct sal_tensor y)
+{
+	int64_t N = elements(y, 0);
+	size_t wd = width(y.dtype);
+
+#pragma omp parallel for num_threads(dev->threads) if (N > BLOCK)
+	for (int64_t b = 0; b < N; b += BLOCK)
+		memset((char *)y.data + (size_t)b * wd, 0, (size_t)(N - b < BLOCK ? N - b : BLOCK) * wd);
+}
+
+void
+FN(sal_cpu_copy)(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x)
+{
+	int64_t N = elements(y, 0);
+	size_t wd = width(y.dtype);
+	bool same = x.dtype == y.dtype, hx = x.dtype == SAL_BF16, hy = y.dtype == SAL_BF16;
+
+#pragma omp parallel for num_threads(dev->threads) if (N > BLOCK)
+	for (int64_t b = 0; b < N; b += BLOCK) {
+		int64_t end = N - b < BLOCK ? N : b + BLOCK;
+
+		if (same) {
+			memcpy((char *)y.data + (size_t)b * wd, (const char *)x.data + (size_t)b * wd, (size_t)(end - b) * wd);
+			continue;
+		}
+		for (int64_t i = b; i < end; i += VL) {
+			int n = lanes(end - i);
+			store(y.data, hy, i, load(x.data, hx, i, n), n);
+		}
+	}
+}
+
+void
+FN(sal_cpu_add)(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x)
+{
+	int64_t N = elements(y, 0);
+	float *a = y.data;
+	const float *b = x.data;
+
+#pragma omp parallel for num_threads(dev->threads) if (N > BLOCK)
+	for (int64_t i = 0; i < N; i++)
+		a[i] += b[i];
+}
+
+/* The product of two floats is exact in double, so this sum is the same on every instruction set. */
+static double
+chunk_sumsq(const float *x, int64_t n)
+{
+	double acc[8] = { 0 };
+	int64_t i = 0;
+
+	for (; i + 8 <= n; i += 8)
+		for (int k = 0; k < 8; k++)
+			acc[k] += (double)x[i + k] * x[i + k];
+	for (; i < n; i++)
+		acc[i & 7] += (double)x[i] * x[i];
+	return ((acc[0] + acc[4]) + (acc[2] + acc[6])) + ((acc[1] + acc[5]) + (acc[3] + acc[7]));
+}
+
+double
+FN(sal_cpu_sumsq)(struct sal_dev *dev, struct sal_tensor x)
+{
+	int64_t N = elements(x, 0), chunks = (N + SUMSQ - 1) / SUMSQ;
+	const float *p = x.data;
+	double part[PARTIALS], total = 0;
+
+	for (int64_t c0 = 0; c0 < chunks; c0 += PARTIALS) {
+		int64_t nc = chunks - c0 < PARTIALS ? chunks - c0 : PARTIALS;
+
+#pragma omp parallel for num_threads(dev->threads) if (nc > 4)
+		for (int64_t c = 0; c < nc; c++) {
+			int64_t o = (c0 + c) * SUMSQ;
+			part[c] = chunk_sumsq(p + o, N - o < SUMSQ ? N - o : SUMSQ);
+		}
+		for (int64_t c = 0; c < nc; c++)
+			total += part[c];
+	}
+	return total;
+}
+
+void
+FN(sal_cpu_adamw)(struct sal_dev *dev, struct sal_tensor w, struct sal_tensor m, struct sal_tensor v, struct sal_tensor g,
+    float grad_scale, float lr, float beta1, float beta2, float eps, float weight_decay, int64_t step)
+{
+	int64_t N = elements(w, 0);
+	double bc1 = 1.0 - pow(beta1, (double)step), bc2 = 1.0 - pow(beta2, (double)step);
+	vf scale = vf_set1(grad_scale), decay = vf_set1((float)(1.0 - (double)lr * weight_decay));
+	vf b1 = vf_set1(beta1), c1 = vf_set1((float)(1.0 - (double)beta1));
+	vf b2 = vf_set1(beta2), c2 = vf_set1((float)(1.0 - (double)beta2));
+	vf size = vf_set1((float)(-lr / bc1)), root = vf_set1((float)sqrt(bc2)), ve = vf_set1(eps);
+
+#pragma omp parallel for num_threads(dev->threads) if (N > BLOCK)
+	for (int64_t b = 0; b < N; b += BLOCK) {
+		int64_t end = N - b < BLOCK ? N : b + BLOCK;
+
+		for (int64_t i = b; i < end; i += VL) {
+			int n = lanes(end - i);
+			vf gi = vf_mul(load(g.data, false, i, n), scale);
+			vf mi = vf_fma(c1, gi, vf_mul(b1, load(m.data, false, i, n)));
+			vf vi = vf_fma(vf_mul(c2, gi), gi, vf_mul(b2, load(v.data, false, i, n)));
+			vf den = vf_add(vf_div(vf_sqrt(vi), root), ve);
+			vf wi = vf_mul(load(w.data, false, i, n), decay);
+			store(w.data, false, i, vf_fma(size, vf_div(mi, den), wi), n);
+			store(m.data, false, i, mi, n);
+			store(v.data, false, i, vi, n);
+		}
+	}
+}

@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* eval.c - pack sequences, run a pass, pick the rows that a loss reads, and bring gradients back. */
+#include "lib/eval.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+double
+sal_tree_sum(const double *x, int n)
+{
+	int half = 1;
+
+	if (n <= 1)
+		return n == 1 ? x[0] : 0;
+	while (half * 2 < n)
+		half *= 2;
+	return sal_tree_sum(x, half) + sal_tree_sum(x + half, n - half);
+}
+
+int
+sal_seq_rows(const struct sal_seq *s, enum sal_eval_what what)
+{
+	return what == SAL_EVAL_REWARD ? s->n : s->n - 1; /* nothing is predicted from the last token */
+}
+
+struct sal_engine *
+sal_eval_engine(struct sal_model *m, bool train, int longest, int budget, int rank)
+{
+	/* keep the activations of every layer where they are small enough; else each layer's input alone */
+	int rows = longest > budget ? longest : budget;
+	int seqs = rows < 512 ? rows : 512, width = (longest + SAL_KV_PAGE - 1) / SAL_KV_PAGE;
+	enum sal_mode mode = !train ? SAL_SCORE : SAL_TRAIN;
+	const size_t limit = (size_t)3 << 29;
+
+	int pages = (rows + SAL_KV_PAGE - 1) / SAL_KV_PAGE + 2 * seqs;
+	width = width > 0 ? width : 1;
+	if (train && sal_engine_bytes(m, mode, rows, seqs, pages, width, rank) > limit)
+		mode = SAL_TRAIN_LEAN;
+	return sal_engine_new(m, mode, rows, seqs, pages, width, rank);
+}
+
+struct picked { /* the rows of a batch that a head reads */
+	struct sal_arena *arena;
+	struct sal_tensor idx, h, target, out, lse, entropy, grad, dh, dh_all;
+	int n;
+};
+
+static int
+n_out(const struct sal_seq *s, enum sal_eval_what what)
+{
+	return what == SAL_EVAL_REWARD ? 1 : s->n - s->from;
+}
+
+static int
+pick_rows(struct sal_engine *e, struct picked *p, const struct sal_seq *s, int n, enum sal_eval_what what, bool back)
+{
+	struct sal_model *m = e->model;
+	int64_t c = m->cfg.hidden_size;
+	int32_t *idx, *target;
+	int k = 0, row = 0;
+
+	p->n = 0;
+	for (int i = 0; i < n; i++)
+		p->n += n_out(&s[i], what);
+	idx = malloc(((size_t)p->n + 1) * 2 * sizeof *idx);
+	if (idx == NULL)
+		return sal_err("out of memory");
+	target = idx + p->n;
+	for (int i = 0; i < n; i++) {
+		for (int t = 0; t < n_out(&s[i], what); t++, k++) {
+			idx[k] = row + (what == SAL_EVAL_REWARD ? s[i].n - 1 : s[i].from - 1 + t);
+			target[k] = what == SAL_EVAL_LOGPROB ? s[i].ids[s[i].from + t] : 0;
+		}
+		row += sal_seq_rows(&s[i], what);
+	}
+	size_t room = 8 * sal_tensor_room(SAL_F32, p->n) + sal_tensor_room(m->dtype, p->n * c) +
+	    (back ? sal_tensor_room(SAL_F32, p->n * c) + sal_tensor_room(SAL_F32, e->n_rows * c) : 0);
+	p->arena = sal_arena_new(m->dev, room);
+	p->idx = sal_tensor_new(p->arena, SAL_I32, 1, p->n, 0, 0, 0);
+	p->target = sal_tensor_new(p->arena, SAL_I32, 1, p->n, 0, 0, 0);
+	p->h = sal_tensor_new(p->arena, m->dtype, 2, p->n, c, 0, 0);
+	p->out = sal_tensor_new(p->arena, SAL_F32, 1, p->n, 0, 0, 0);
+	p->lse = sal_tensor_new(p->arena, SAL_F32, 1, p->n, 0, 0, 0);
+	p->entropy = sal_tensor_new(p->arena, SAL_F32, 1, p->n, 0, 0, 0);
+	p->grad = sal_tensor_new(p->arena, SAL_F32, 1, p->n, 0, 0, 0);
+	if (back) {
+		p->dh = sal_tensor_new(p->arena, SAL_F32, 2, p->n, c, 0, 0);
+		p->dh_all = sal_tensor_new(p->arena, SAL_F32, 2, e->n_rows, c, 0, 0);
+	}
+	sal_upload(m->dev, p->idx, idx);
+	sal_upload(m->dev, p->target, target);
+	free(idx);
+	return 0;
+}
+
+/* Scatter a host array over the sequences' out (which = 0) or entropy (1), or collect grad (2). */
+static void
+move(struct sal_seq *s, int n, enum sal_eval_what what, float *host, int which)
+{
+	for (int i = 0; i < n; i++) {
+		int k = n_out(&s[i], what);
+		size_t bytes = (size_t)k * sizeof *host;
+		if (which == 0)
+			memcpy(s[i].out, host, bytes);
+		else if (which == 1 && s[i].entropy)
+			memcpy(s[i].entropy, host, bytes);
+		else if (which == 2)
+			memcpy(host, s[i].grad, bytes);
+		host += k;
+	}
+}
+
+static int
+run(struct sal_engine *e, const struct sal_adapter *a, struct sal_seq *s, int n, enum sal_eval_what what, float inv_t,
+    struct picked *p, bool back)
+{
+	struct sal_model *m = e->model;
+	bool entropy = false;
+	float *host;
+
+	for (int i = 0; i < n; i++)
+		entropy = entropy || (what == SAL_EVAL_LOGPROB && s[i].entropy);
+	if (pick_rows(e, p, s, n, what, back) != 0)
+		return -1;
+	sal_gather(m->dev, p->h, sal_forward(e, a), p->idx);
+	if (what == SAL_EVAL_LOGPROB)
+		sal_logprob_forward(m->dev, p->out, p->lse, entropy ? p->entropy : SAL_NONE, p->h, m->head, p->target, inv_t);
+	else
+		sal_head_forward(m->dev, p->out, p->h, a->head_w->w, a->head_b ? a->head_b->w : SAL_NONE);
+	if (sal_dev_sync(m->dev) != 0)
+		return sal_err("%s", sal_dev_error(m->dev));
+	if ((host = malloc(((size_t)p->n + 1) * sizeof *host)) == NULL)
+		return sal_err("out of memory");
+	if (entropy) {
+		sal_download(m->dev, host, p->entropy);
+		move(s, n, what, host, 1);
+	}
+	sal_download(m->dev, host, p->out);
+	move(s, n, what, host, 0);
+	bool finite = true;
+	for (int i = 0; i < p->n; i++)
+		finite = finite && isfinite(host[i]);
+	free(host);
+	return finite ? 0 : sal_err("a %s is not finite", what == SAL_EVAL_LOGPROB ? "log-probability" : what == SAL_EVAL_VALUE ? "value" : "reward");
+}
+
+/* How many sequences from s on fit the engine together, whole records at a time; at least one record. */
+static int
+fill(struct sal_engine *e, const struct sal_seq *s, int n, enum sal_eval_what what, bool whole)
+{
+	int i = 0;
+
+	sal_batch_clear(e);
+	while (i < n) {
+		int k = 1, r = sal_seq_rows(&s[i], what);
+		while (whole && i + k < n && s[i + k].record == s[i].record)
+			r += sal_seq_rows(&s[i + k++], what);
+		if (i > 0 && !sal_batch_fits(e, r, k))
+			break;
+		for (; k > 0; k--, i++)
+			sal_batch_add(e, s[i].ids, sal_seq_rows(&s[i], what), s[i].record);
+	}
+	return i;
+}
+
+int
+sal_eval(struct sal_engine *e, const struct sal_adapter *a, struct sal_seq *s, int n, enum sal_eval_what what, float inv_temperature)
+{
+	for (int i = 0, k; i < n; i += k) {
+		struct picked p = { 0 };
+		k = fill(e, s + i, n - i, what, false);
+		int rc = run(e, a, s + i, k, what, inv_temperature, &p, false);
+		sal_arena_free(p.arena);
+		if (rc != 0)
+			return -1;
+	}
+	return 0;
+}
+
+/* Gradient of the head, record by record. */
+static void
+head_backward(struct sal_engine *e, struct sal_adapter *a, struct picked *p, struct sal_seq *s, int n, enum sal_eval_what what)
+{
+	int64_t r = 0;
+
+	for (int i = 0; i < n; i++) {
+		int k = n_out(&s[i], what);
+		bool more = i > 0 && s[i].record == s[i - 1].record;
+		sal_head_backward(e->model->dev, sal_tensor_rows(p->dh, r, k), a->head_w->g, a->head_b ? a->head_b->g : SAL_NONE,
+		    sal_tensor_rows(p->grad, r, k), sal_tensor_rows(p->h, r, k), a->head_w->w, more);
+		r += k;
+		if (i + 1 == n || s[i + 1].record != s[i].record) {
+			sal_param_push(a, a->head_w, s[i].record);
+			if (a->head_b)
+				sal_param_push(a, a->head_b, s[i].record);
+		}
+	}
+}
+
+int
+sal_eval_grad(struct sal_engine *e, struct sal_adapter *a, struct sal_seq *s, int n, enum sal_eval_what what, float inv_temperature,
+    void (*loss)(void *ctx, struct sal_seq *s, int n), void *ctx)
+{
+	struct sal_model *m = e->model;
+
+	for (int i = 0, k; i < n; i += k) {
+		struct picked p = { 0 };
+		k = fill(e, s + i, n - i, what, true);
+		int rc = run(e, a, s + i, k, what, inv_temperature, &p, true);
+		float *host = rc == 0 ? malloc(((size_t)p.n + 1) * sizeof *host) : NULL;
+		if (rc == 0 && host == NULL)
+			rc = sal_err("out of memory");
+		if (rc == 0) {
+			loss(ctx, s + i, k);
+			move(s + i, k, what, host, 2);
+			sal_upload(m->dev, p.grad, host);
+			if (what == SAL_EVAL_LOGPROB)
+				sal_logprob_backward(m->dev, p.dh, p.grad, p.lse, p.h, m->head, p.target, inv_temperature);
+			else
+				head_backward(e, a, &p, s + i, k, what);
+			sal_scatter(m->dev, p.dh_all, p.dh, p.idx);
+			sal_backward(e, a, p.dh_all);
+			if (sal_dev_sync(m->dev) != 0)
+				rc = sal_err("%s", sal_dev_error(m->dev));
+		}
+		free(host);
+		sal_arena_free(p.arena);
+		if (rc != 0)
+			return -1;
+	}
+	return 0;
+}

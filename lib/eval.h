@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * eval.h - sequences through a model: log-probabilities, values and rewards, and the gradients of losses over them.
+ *
+ * Sequences are packed into micro-batches that fit the engine; how they are packed changes no bit of any result.
+ */
+#ifndef SAL_EVAL_H
+#define SAL_EVAL_H
+#include "lib/arch.h"
+
+enum sal_eval_what {
+	SAL_EVAL_LOGPROB, /* out[t], entropy[t]: of token from+t given those before it, t = 0 .. n-from-1 */
+	SAL_EVAL_VALUE,   /* out[t]: head before token from+t, t = 0 .. n-from-1 */
+	SAL_EVAL_REWARD   /* out[0]: head at the last token */
+};
+
+struct sal_seq {
+	const int32_t *ids;
+	int n, from;     /* from >= 1 but for rewards, where it is not used */
+	int record;      /* index in the update; sequences of one record are adjacent */
+	float *out;      /* caller's, [n - from] or [1] */
+	float *entropy;  /* caller's or NULL */
+	float *grad;     /* caller's, as out: dL/dout, set by the loss */
+};
+
+/* Rows that a sequence takes in a batch. */
+int sal_seq_rows(const struct sal_seq *s, enum sal_eval_what what);
+/* An engine for sequences of at most longest rows, for about budget rows at a time. train: with backward; */
+struct sal_engine *sal_eval_engine(struct sal_model *m, bool train, int longest, int budget, int rank);
+/* Forward. -1: a device failure or a result that is not finite. */
+int sal_eval(struct sal_engine *e, const struct sal_adapter *a, struct sal_seq *s, int n, enum sal_eval_what what, float inv_temperature) SAL_USE_RESULT;
+/*
+ * Forward, loss(ctx, s, n) over each micro-batch (it sets grad of each sequence from out), backward into a's trees.
+ * Records are never split.  The caller ends with sal_adapter_grad_end.
+ */
+int sal_eval_grad(struct sal_engine *e, struct sal_adapter *a, struct sal_seq *s, int n, enum sal_eval_what what, float inv_temperature,
+    void (*loss)(void *ctx, struct sal_seq *s, int n), void *ctx) SAL_USE_RESULT;
+/* Sum of x in a fixed binary tree over the index: the one order of sums over records. */
+double sal_tree_sum(const double *x, int n);
+#endif

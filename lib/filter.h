@@ -33,6 +33,9 @@ struct sal_counts {
 int sal_filter_run(const struct sal_filter *f, const struct sal_common *c, FILE *in, FILE *out, struct sal_counts *n);
 /* Read all records into *r (malloc'd array of malloc'd records); 0, -1.  For tools that need their whole input. */
 int sal_read_all(const struct sal_common *c, FILE *in, struct sal_record ***r, int *n, struct sal_counts *count);
+/* The same; a record that check refuses (-1, errmsg) is a bad one. */
+int sal_read_checked(const struct sal_common *c, FILE *in, int (*check)(void *ctx, const struct sal_record *r), void *ctx,
+    struct sal_record ***r, int *n, struct sal_counts *count);
 /*
  * Last words of a tool: flush and close stdout (an error there is reported and makes the status EXIT_FAILURE), then, unless
  * quiet, the line "TOOL: N records, S s, T tokens/s, M MiB peak, SAL_CPU=isa" on stderr (isa NULL: left out).  Returns the status to exit with:

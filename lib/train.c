@@ -1,0 +1,527 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * train.c - supervised, DPO and reward-model training over one loop.
+ *
+ * A record becomes one sequence (SFT) or two that stay together (chosen, rejected).  Its gradient is summed alone, token by
+ * token, and the records of an update in a fixed tree, so that how many are computed together changes nothing.
+ */
+#include "lib/train.h"
+#include "lib/chat.h"
+#include "lib/tokenizer.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct example { /* one record */
+	struct sal_ids ids[2]; /* SFT: the sequence; else chosen, rejected */
+	int from[2];
+	double ref[2];         /* DPO: log-probability of the answers under the policy as it was at the start */
+	bool same;
+};
+
+struct trainer {
+	const struct sal_train *t;
+	struct sal_model *m;
+	struct sal_adapter *a;
+	struct sal_engine *e;
+	struct sal_tokenizer *tk;
+	struct sal_chat *chat;
+	struct sal_principles *principles;
+	char *template;
+	struct example *ex;
+	int n_ex, cap_ex, longest;
+	/* of the update at hand */
+	double *loss, *margin; /* per record */
+	double n_tokens;
+	int n_batch;
+	const int *order;
+	int at;
+};
+
+struct sal_train
+sal_train_defaults(enum sal_loss loss)
+{
+	return (struct sal_train){
+		.c = { .batch = loss == SAL_LOSS_REWARD ? 64 : 128 }, .loss = (int)loss, .beta = 0.1, .lora_r = 64, .lora_alpha = 16,
+		.lora_targets = "all", .learning_rate = loss == SAL_LOSS_REWARD ? 3e-5 : 1e-4, .max_grad_norm = 0.3,
+		.warmup_ratio = 0.03, .warmup_steps = -1, .epochs = 1, .micro_batch = 1024, .template = "reward.txt", .principles = "rm",
+		.limits = { .instruction = 128, .response = 768, .total = 1280 },
+	};
+}
+
+double
+sal_schedule(int schedule, double peak, long s, long warmup, long total)
+{
+	double x;
+
+	if (s < warmup)
+		return peak * (double)(s + 1) / (double)warmup;
+	if (schedule == 2)
+		return peak;
+	x = total > warmup ? (double)(s - warmup) / (double)(total - warmup) : 1;
+	x = x > 1 ? 1 : x;
+	return schedule == 1 ? peak * (1 - x) : peak * 0.5 * (1 + cos(3.14159265358979323846 * x));
+}
+
+/* ---- records to sequences ----------------------------------------------- */
+
+static int
+add_text(struct trainer *tr, const char *text, struct sal_ids *out)
+{
+	return sal_tokenize_plain(tr->tk, text, strlen(text), out);
+}
+
+/* prompt ids, then the answer's: token fields win over text; a text answer ends with the model's first end token. */
+static int
+answer(struct trainer *tr, const cJSON *j, const char *tokens, const char *text, struct sal_ids *out, int *from)
+{
+	int vocab = tr->m->cfg.vocab_size;
+	const int32_t *eos;
+	const char *s;
+
+	if (sal_json_has(j, "prompt_tokens") && sal_json_has(j, tokens)) {
+		if (sal_json_ids(j, "prompt_tokens", vocab, out) != 0)
+			return -1;
+		*from = out->n;
+		if (sal_json_ids(j, tokens, vocab, out) != 0)
+			return -1;
+	} else {
+		if (sal_json_has(j, tokens) && !sal_json_has(j, text))
+			return sal_err("\"%s\" without \"prompt_tokens\"", tokens);
+		if ((s = sal_json_str(j, text)) == NULL || sal_chat_encode_record(tr->chat, tr->tk, j, tr->t->system, out) != 0)
+			return -1;
+		*from = out->n;
+		if (add_text(tr, s, out) != 0)
+			return -1;
+		const char *stop = sal_chat_stop(tr->chat);
+		if (stop ? add_text(tr, stop, out) != 0
+		         : sal_tokenizer_eos(tr->tk, &eos) > 0 && sal_ids_push(out, eos[0]) != 0)
+			return -1;
+	}
+	if (*from < 1)
+		return sal_err("empty prompt: nothing predicts the first token");
+	return 0;
+}
+
+static int
+reward_text(struct trainer *tr, const cJSON *j, const char *tokens, const char *text, struct sal_ids *out)
+{
+	int pick[64], n = 0, rc;
+	bool neg[64];
+	const char *s;
+	char *ask;
+
+	if (sal_json_has(j, tokens))
+		return sal_json_ids(j, tokens, tr->m->cfg.vocab_size, out);
+	if ((s = sal_json_str(j, text)) == NULL)
+		return -1;
+	const cJSON *p = cJSON_GetObjectItemCaseSensitive(j, "principles"), *e;
+	if (p && !cJSON_IsArray(p))
+		return sal_err("\"principles\" is not an array");
+	cJSON_ArrayForEach(e, p)
+	{
+		const char *d = sal_json_str(e, "dimension");
+		if (d == NULL)
+			return -1;
+		if (n == 64)
+			return sal_err("more than 64 principles");
+		if ((pick[n] = sal_principles_find(tr->principles, d)) < 0)
+			return sal_err("principle '%s' is not in the collection", d);
+		neg[n] = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(e, "negated"));
+		n++;
+	}
+	if ((ask = sal_chat_instruction(j)) == NULL)
+		return -1;
+	struct sal_reward_limits lim = tr->t->limits;
+	if (lim.total > tr->m->cfg.max_positions)
+		lim.total = tr->m->cfg.max_positions;
+	rc = sal_reward_ids(tr->tk, tr->template, ask, s, tr->principles, pick, neg, n, lim, out);
+	free(ask);
+	return rc;
+}
+
+static int
+make_example(struct trainer *tr, const struct sal_record *r, struct example *x)
+{
+	const cJSON *j = r->json;
+	int rc = 0, k = tr->t->loss == SAL_LOSS_SFT ? 1 : 2;
+
+	if (sal_json_has(j, "margin")) {
+		double margin;
+		if (sal_json_num(j, "margin", &margin) != 0)
+			return -1;
+	}
+	if (tr->t->loss == SAL_LOSS_SFT)
+		rc = answer(tr, j, "response_tokens", "response", &x->ids[0], &x->from[0]);
+	else if (tr->t->loss == SAL_LOSS_DPO)
+		rc = answer(tr, j, "chosen_tokens", "chosen", &x->ids[0], &x->from[0]) != 0 ||
+		        answer(tr, j, "rejected_tokens", "rejected", &x->ids[1], &x->from[1]) != 0 ? -1 : 0;
+	else
+		rc = reward_text(tr, j, "chosen_tokens", "chosen", &x->ids[0]) != 0 ||
+		        reward_text(tr, j, "rejected_tokens", "rejected", &x->ids[1]) != 0 ? -1 : 0;
+	for (int i = 0; rc == 0 && i < k; i++) {
+		if (x->ids[i].n > tr->m->cfg.max_positions)
+			rc = sal_err("%d tokens are more than the context of %d", x->ids[i].n, tr->m->cfg.max_positions);
+		else if (x->ids[i].n < 1 || (tr->t->loss != SAL_LOSS_REWARD && x->ids[i].n <= x->from[i] && tr->t->loss == SAL_LOSS_SFT))
+			rc = sal_err("no tokens to train on");
+		else if (x->ids[i].n > tr->longest)
+			tr->longest = x->ids[i].n;
+	}
+	if (rc == 0 && k == 2)
+		x->same = x->ids[0].n == x->ids[1].n && memcmp(x->ids[0].id, x->ids[1].id, (size_t)x->ids[0].n * 4) == 0;
+	return rc;
+}
+
+/* Each record becomes an example as it is read. */
+static int
+check(void *ctx, const struct sal_record *r)
+{
+	struct trainer *tr = ctx;
+	struct example x = { 0 };
+
+	if (tr->n_ex == tr->cap_ex) {
+		int cap = tr->cap_ex ? 2 * tr->cap_ex : 256;
+		struct example *p = realloc(tr->ex, (size_t)cap * sizeof *p);
+		if (p == NULL)
+			return sal_err("out of memory");
+		tr->ex = p;
+		tr->cap_ex = cap;
+	}
+	if (make_example(tr, r, &x) != 0) {
+		free(x.ids[0].id);
+		free(x.ids[1].id);
+		return -1;
+	}
+	tr->ex[tr->n_ex++] = x;
+	return 0;
+}
+
+static int
+read_examples(struct trainer *tr, FILE *in, struct sal_counts *count)
+{
+	struct sal_record **rec = NULL;
+	int n = 0, rc = sal_read_checked(&tr->t->c, in, check, tr, &rec, &n, count);
+
+	for (int i = 0; i < n; i++)
+		sal_record_free(rec[i]);
+	free(rec);
+	return rc == 0 && tr->n_ex == 0 ? sal_err("stdin: no records to train on") : rc;
+}
+
+/* ---- losses -------------------------------------------------------------- */
+
+static double
+log_sigmoid(double z)
+{
+	return z > 0 ? -log1p(exp(-z)) : z - log1p(exp(z));
+}
+
+static double
+sum(const float *x, int n)
+{
+	double s = 0;
+
+	for (int i = 0; i < n; i++)
+		s += x[i];
+	return s;
+}
+
+static void
+sft_loss(void *ctx, struct sal_seq *s, int n)
+{
+	struct trainer *tr = ctx;
+
+	for (int i = 0; i < n; i++) {
+		int k = s[i].n - s[i].from;
+		tr->loss[s[i].record] = -sum(s[i].out, k);
+		for (int t = 0; t < k; t++)
+			s[i].grad[t] = (float)(-1.0 / tr->n_tokens);
+	}
+}
+
+static void
+dpo_loss(void *ctx, struct sal_seq *s, int n)
+{
+	struct trainer *tr = ctx;
+
+	for (int i = 0; i + 1 < n; i += 2) {
+		const struct example *x = &tr->ex[tr->order[tr->at + s[i].record]];
+		int kc = s[i].n - s[i].from, kr = s[i + 1].n - s[i + 1].from;
+		double z = tr->t->beta * ((sum(s[i].out, kc) - x->ref[0]) - (sum(s[i + 1].out, kr) - x->ref[1]));
+		double g = x->same ? 0 : -tr->t->beta * exp(log_sigmoid(-z)) / tr->n_batch; /* dloss/dlogprob of chosen */
+		tr->loss[s[i].record] = -log_sigmoid(z);
+		tr->margin[s[i].record] = z;
+		for (int t = 0; t < kc; t++)
+			s[i].grad[t] = (float)g;
+		for (int t = 0; t < kr; t++)
+			s[i + 1].grad[t] = (float)-g;
+	}
+}
+
+static void
+reward_loss(void *ctx, struct sal_seq *s, int n)
+{
+	struct trainer *tr = ctx;
+
+	for (int i = 0; i + 1 < n; i += 2) {
+		double z = (double)s[i].out[0] - s[i + 1].out[0];
+		double g = tr->ex[tr->order[tr->at + s[i].record]].same ? 0 : -exp(log_sigmoid(-z)) / tr->n_batch;
+		tr->loss[s[i].record] = -log_sigmoid(z);
+		tr->margin[s[i].record] = z;
+		s[i].grad[0] = (float)g;
+		s[i + 1].grad[0] = (float)-g;
+	}
+}
+
+/* The sequences of n examples in the order given; out and grad point into one block, *block. */
+static struct sal_seq *
+sequences(const struct trainer *tr, const int *order, int n, float **block, int *n_seqs)
+{
+	int k = tr->t->loss == SAL_LOSS_SFT ? 1 : 2;
+	struct sal_seq *s = calloc((size_t)n * 2 + 1, sizeof *s);
+	size_t total = 0, at = 0;
+
+	*n_seqs = 0;
+	for (int i = 0; i < n; i++)
+		for (int j = 0; j < k; j++)
+			total += (size_t)tr->ex[order[i]].ids[j].n;
+	*block = malloc((2 * total + 1) * sizeof **block);
+	if (s == NULL || *block == NULL) {
+		free(s);
+		free(*block);
+		*block = NULL;
+		sal_err("out of memory");
+		return NULL;
+	}
+	for (int i = 0; i < n; i++)
+		for (int j = 0; j < k; j++) {
+			const struct example *x = &tr->ex[order[i]];
+			s[(*n_seqs)++] = (struct sal_seq){ .ids = x->ids[j].id, .n = x->ids[j].n, .from = x->from[j], .record = i,
+				.out = *block + at, .grad = *block + total + at };
+			at += (size_t)x->ids[j].n;
+		}
+	return s;
+}
+
+/* DPO's reference is the adapter as it stands before the first update. */
+static int
+reference_logprobs(struct trainer *tr)
+{
+	int *order = malloc((size_t)tr->n_ex * sizeof *order), n, rc = -1;
+	float *block = NULL;
+	struct sal_seq *s = NULL;
+
+	for (int i = 0; order && i < tr->n_ex; i++)
+		order[i] = i;
+	if (order && (s = sequences(tr, order, tr->n_ex, &block, &n)) != NULL &&
+	    (rc = sal_eval(tr->e, tr->a, s, n, SAL_EVAL_LOGPROB, 1.0f)) == 0)
+		for (int i = 0; i < n; i++)
+			tr->ex[i / 2].ref[i % 2] = sum(s[i].out, s[i].n - s[i].from);
+	free(order);
+	free(block);
+	free(s);
+	return rc;
+}
+
+/* ---- the loop ------------------------------------------------------------ */
+
+static int
+save(struct trainer *tr, const char *dir, long step, bool moments)
+{
+	char *tmp = sal_dir_begin(dir), *path;
+	struct sal_buf b = { 0 };
+	int rc = -1;
+
+	if (tmp == NULL)
+		return -1;
+	sal_buf_printf(&b, "{\"step\":%ld,\"records\":%d,\"batch\":%d,\"epochs\":%d,\"seed\":\"%llu\",\"sal_cpu\":\"%s\",\"version\":\"%s\"}\n", step,
+	    tr->n_ex, tr->t->c.batch, tr->t->epochs, (unsigned long long)tr->t->c.seed, sal_dev_isa(tr->m->dev), SAL_VERSION);
+	path = sal_path_join(tmp, "state.json");
+	if (path && !b.failed && sal_adapter_save(tr->a, tmp, tr->t->loss == SAL_LOSS_REWARD, !moments && tr->t->save_dtype == 1) == 0 &&
+	    (!moments || sal_adapter_save_moments(tr->a, tmp) == 0) && sal_write_file(path, b.data, b.len) == 0)
+		rc = sal_dir_commit(tmp, dir);
+	else
+		sal_dir_abort(tmp);
+	free(path);
+	sal_buf_free(&b);
+	return rc;
+}
+
+static int
+update(struct trainer *tr, const int *order, int at, int n, long step, long total, FILE *out)
+{
+	static void (*const loss[])(void *, struct sal_seq *, int) = { sft_loss, dpo_loss, reward_loss };
+	const struct sal_train *t = tr->t;
+	int n_seqs, rc = -1, right = 0, same = 0;
+	float *block = NULL;
+	struct sal_seq *s = sequences(tr, order + at, n, &block, &n_seqs);
+
+	if (s == NULL)
+		return -1;
+	tr->order = order;
+	tr->at = at;
+	tr->n_batch = n;
+	tr->n_tokens = 0;
+	for (int i = 0; i < n_seqs; i++)
+		tr->n_tokens += t->loss == SAL_LOSS_REWARD ? s[i].n : s[i].n - s[i].from;
+	if (sal_eval_grad(tr->e, tr->a, s, n_seqs, t->loss == SAL_LOSS_REWARD ? SAL_EVAL_REWARD : SAL_EVAL_LOGPROB, 1.0f,
+	        loss[t->loss], tr) != 0)
+		goto out;
+	sal_adapter_grad_end(tr->a, n);
+	double norm = sqrt(sal_adapter_sumsq(tr->a)), value = sal_tree_sum(tr->loss, n) / (t->loss == SAL_LOSS_SFT ? tr->n_tokens : n);
+	if (!isfinite(norm) || !isfinite(value)) {
+		sal_err("update %ld: the %s is not finite", step + 1, isfinite(value) ? "gradient" : "loss");
+		goto out;
+	}
+	if (step == 0 && t->save_gradients && sal_adapter_save_gradients(tr->a, t->save_gradients) != 0)
+		goto out;
+	long warm = t->warmup_steps >= 0 ? t->warmup_steps : (long)ceil(t->warmup_ratio * (double)total);
+	double clip = t->max_grad_norm / (norm + 1e-6), lr = sal_schedule(t->schedule, t->learning_rate, step, warm, total);
+	struct sal_adam adam = { lr, 0.9, 0.999, 1e-8, t->weight_decay };
+	sal_adapter_update(tr->a, &adam, clip < 1 ? clip : 1, step + 1);
+	if (sal_dev_sync(tr->m->dev) != 0) {
+		sal_err("%s", sal_dev_error(tr->m->dev));
+		goto out;
+	}
+	double lo = INFINITY, hi = -INFINITY, mean = 0;
+	for (int i = 0; i < n_seqs && t->loss == SAL_LOSS_REWARD; i++) {
+		lo = fmin(lo, s[i].out[0]);
+		hi = fmax(hi, s[i].out[0]);
+		mean += s[i].out[0] / n_seqs;
+	}
+	fprintf(out, "{\"step\":%ld,\"loss\":%.9g,\"grad_norm\":%.9g,\"lr\":%.17g,\"learning_rate\":%.17g,\"num_tokens\":%.0f", step + 1, value, norm, lr,
+	    lr, tr->n_tokens);
+	if (t->loss != SAL_LOSS_SFT) {
+		for (int i = 0; i < n; i++) {
+			right += tr->margin[i] > 0;
+			same += tr->ex[order[at + i]].same;
+		}
+		fprintf(out, ",\"accuracy\":%.9g,\"margin\":%.9g,\"equal_pairs\":%d", (double)right / n, sal_tree_sum(tr->margin, n) / n, same);
+	}
+	if (t->loss == SAL_LOSS_REWARD)
+		fprintf(out, ",\"min_reward\":%.9g,\"mean_reward\":%.9g,\"max_reward\":%.9g", lo, mean, hi);
+	fprintf(out, "}\n");
+	fflush(out);
+	rc = 0;
+out:
+	free(s);
+	free(block);
+	return rc;
+}
+
+/* A saved run of the same command goes on after its last update. */
+static long
+resume(struct trainer *tr, const char *dir)
+{
+	char *path = sal_path_join(dir, "state.json");
+	cJSON *j = path && sal_is_dir(dir) ? sal_json_read(path) : NULL;
+	int64_t step = 0, records, batch;
+
+	if (j && sal_json_int(j, "step", 1, INT64_C(1) << 50, &step) == 0 && sal_json_int(j, "records", 1, INT32_MAX, &records) == 0 &&
+	    sal_json_int(j, "batch", 1, INT32_MAX, &batch) == 0 && records == tr->n_ex && batch == tr->t->c.batch) {
+		struct sal_adapter *a = sal_adapter_open(tr->m, dir, tr->t->loss == SAL_LOSS_REWARD);
+		if (a == NULL || sal_adapter_train(a, tr->t->c.batch) != 0 || sal_adapter_load_moments(a, dir) != 0) {
+			sal_adapter_close(a);
+			step = -1;
+		} else {
+			sal_adapter_close(tr->a);
+			tr->a = a;
+		}
+	} else if (j) {
+		sal_err("%s: a saved run with other records or options", dir);
+		step = -1;
+	}
+	cJSON_Delete(j);
+	free(path);
+	return step;
+}
+
+static int
+loop(struct trainer *tr, FILE *out, struct sal_counts *count)
+{
+	const struct sal_train *t = tr->t;
+	int batch = t->c.batch < tr->n_ex ? t->c.batch : tr->n_ex, rc = 0;
+	long per_epoch = (tr->n_ex + batch - 1) / batch, total = per_epoch * t->epochs, step = 0, done = 0;
+	int *order = malloc((size_t)tr->n_ex * sizeof *order);
+	struct sal_buf partial = { 0 };
+
+	tr->loss = calloc((size_t)batch, sizeof *tr->loss);
+	tr->margin = calloc((size_t)batch, sizeof *tr->margin);
+	sal_buf_printf(&partial, "%s.partial", t->output);
+	if (!order || !tr->loss || !tr->margin || partial.failed)
+		rc = sal_err("out of memory");
+	if (rc == 0 && t->save_every && (done = resume(tr, partial.data)) < 0)
+		rc = -1;
+	for (int e = 0; rc == 0 && e < t->epochs; e++) {
+		char id[32];
+		snprintf(id, sizeof id, "epoch-%d", e);
+		struct sal_random r = sal_random_open(t->c.seed, "shuffle", id, 0);
+		sal_random_shuffle(&r, order, tr->n_ex);
+		for (int i = 0; t->no_shuffle && i < tr->n_ex; i++)
+			order[i] = i;
+		for (int at = 0; rc == 0 && at < tr->n_ex; at += batch, step++) {
+			int n = tr->n_ex - at < batch ? tr->n_ex - at : batch;
+			if (step < done)
+				continue;
+			rc = update(tr, order, at, n, step, total, out);
+			count->tokens += (long)tr->n_tokens;
+			if (rc == 0 && t->save_every && (step + 1) % t->save_every == 0 && step + 1 < total)
+				rc = save(tr, partial.data, step + 1, true);
+		}
+	}
+	if (rc == 0)
+		rc = save(tr, t->output, step, false);
+	if (rc == 0 && t->save_every && sal_is_dir(partial.data)) {
+		/* the finished folder replaces the partial one */
+		sal_dir_abort(strdup(partial.data));
+	}
+	free(order);
+	sal_buf_free(&partial);
+	return rc;
+}
+
+int
+sal_train_run(const struct sal_train *t, FILE *in, FILE *out, struct sal_counts *n, char isa[16])
+{
+	struct trainer tr = { .t = t };
+	bool reward = t->loss == SAL_LOSS_REWARD;
+	unsigned targets;
+	int rc = -1;
+
+	if (sal_targets_parse(t->lora_targets, &targets) != 0 ||
+	    (tr.m = sal_model_open(t->c.model, &t->c, SAL_MODEL_TRAIN | (reward ? 0 : SAL_MODEL_HEAD_GRAD))) == NULL ||
+	    (tr.tk = sal_tokenizer_open(t->c.model)) == NULL ||
+	    (!reward && (tr.chat = sal_chat_open(t->format, tr.tk, NULL)) == NULL) ||
+	    (reward && ((tr.principles = sal_principles_open(t->principles)) == NULL || (tr.template = sal_prompt_read(t->template)) == NULL)))
+		goto out;
+	snprintf(isa, 16, "%s", sal_dev_isa(tr.m->dev));
+	tr.a = t->c.adapter ? sal_adapter_open(tr.m, t->c.adapter, reward)
+	                    : sal_adapter_new(tr.m, t->lora_r, t->lora_alpha, targets, reward, t->c.seed);
+	if (tr.a == NULL || read_examples(&tr, in, n) != 0)
+		goto out;
+	if (t->c.dry_run) {
+		rc = 0;
+		goto out;
+	}
+	if (sal_adapter_train(tr.a, t->c.batch < tr.n_ex ? t->c.batch : tr.n_ex) != 0 ||
+	    (tr.e = sal_eval_engine(tr.m, true, tr.longest * (t->loss == SAL_LOSS_SFT ? 1 : 2), t->micro_batch, tr.a->r)) == NULL ||
+	    (t->loss == SAL_LOSS_DPO && reference_logprobs(&tr) != 0))
+		goto out;
+	rc = loop(&tr, out, n);
+out:
+	for (int i = 0; i < tr.n_ex; i++) {
+		free(tr.ex[i].ids[0].id);
+		free(tr.ex[i].ids[1].id);
+	}
+	free(tr.ex);
+	free(tr.loss);
+	free(tr.margin);
+	free(tr.template);
+	sal_engine_free(tr.e);
+	sal_adapter_close(tr.a);
+	sal_principles_close(tr.principles);
+	sal_chat_close(tr.chat);
+	sal_tokenizer_close(tr.tk);
+	sal_model_close(tr.m);
+	return rc;
+}

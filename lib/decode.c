@@ -1,0 +1,333 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * decode.c - the running batch: prefill what enters, one token for all, release what ends.
+ *
+ * Every step is one forward pass over a packed batch that mixes whole prompts with single tokens.
+ */
+#include "lib/decode.h"
+#include "lib/random.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct slot {
+	struct sal_job *job; /* NULL: free */
+	int sample;          /* index in job->answer */
+	int n;               /* tokens whose keys are stored */
+	int32_t next;        /* token to be fed, already in the answer */
+	struct sal_random random;
+	int32_t *page;
+	int n_page;
+	int seq;             /* its sequence in the batch at hand */
+};
+
+struct sal_decoder {
+	struct sal_model *m;
+	const struct sal_tokenizer *tk;
+	struct sal_engine *e;
+	struct sal_arena *arena;
+	struct sal_tensor h, idx, logits, u, token, logprob;
+	struct slot *slot;
+	int slots, longest, pages_each;
+	int32_t *free_page; /* stack */
+	int n_free;
+	int *refs;          /* users of a page */
+	float *lp;
+	int32_t *tok;
+};
+
+static int
+pages_for(int n)
+{
+	return (n + SAL_KV_PAGE - 1) / SAL_KV_PAGE;
+}
+
+struct sal_decoder *
+sal_decoder_new(struct sal_model *m, const struct sal_tokenizer *tk, int slots, int longest, int rank)
+{
+	struct sal_decoder *d = calloc(1, sizeof *d);
+	int each = pages_for(longest), n_pages = (slots + 1) * each, v = m->cfg.vocab_size, c = m->cfg.hidden_size;
+	int rows = longest > 512 ? longest : 512;
+
+	if (d == NULL)
+		goto oom;
+	*d = (struct sal_decoder){ .m = m, .tk = tk, .slots = slots, .longest = longest, .pages_each = each };
+	if ((d->e = sal_engine_new(m, SAL_DECODE, rows + slots, 2 * slots + 1, n_pages, each, rank)) == NULL)
+		goto fail;
+	d->slot = calloc((size_t)slots, sizeof *d->slot);
+	d->free_page = malloc((size_t)n_pages * sizeof *d->free_page);
+	d->refs = calloc((size_t)n_pages, sizeof *d->refs);
+	d->lp = malloc((size_t)slots * sizeof *d->lp);
+	d->tok = malloc((size_t)slots * sizeof *d->tok);
+	if (!d->slot || !d->free_page || !d->refs || !d->lp || !d->tok)
+		goto oom;
+	for (int i = 0; i < slots; i++)
+		if ((d->slot[i].page = malloc((size_t)each * sizeof(int32_t))) == NULL)
+			goto oom;
+	for (int i = n_pages - 1; i >= 0; i--)
+		d->free_page[d->n_free++] = i;
+	d->arena = sal_arena_new(m->dev, sal_tensor_room(m->dtype, (int64_t)slots * c) + sal_tensor_room(SAL_F32, (int64_t)slots * v) +
+	        4 * sal_tensor_room(SAL_F32, slots));
+	d->h = sal_tensor_new(d->arena, m->dtype, 2, slots, c, 0, 0);
+	d->logits = sal_tensor_new(d->arena, SAL_F32, 2, slots, v, 0, 0);
+	d->idx = sal_tensor_new(d->arena, SAL_I32, 1, slots, 0, 0, 0);
+	d->u = sal_tensor_new(d->arena, SAL_F32, 1, slots, 0, 0, 0);
+	d->token = sal_tensor_new(d->arena, SAL_I32, 1, slots, 0, 0, 0);
+	d->logprob = sal_tensor_new(d->arena, SAL_F32, 1, slots, 0, 0, 0);
+	if (sal_dev_sync(m->dev) != 0) {
+		sal_err("sampling %d sequences: %s", slots, sal_dev_error(m->dev));
+		goto fail;
+	}
+	return d;
+oom:
+	sal_err("out of memory");
+fail:
+	sal_decoder_free(d);
+	return NULL;
+}
+
+void
+sal_decoder_free(struct sal_decoder *d)
+{
+	if (d == NULL)
+		return;
+	for (int i = 0; d->slot && i < d->slots; i++)
+		free(d->slot[i].page);
+	free(d->slot);
+	free(d->free_page);
+	free(d->refs);
+	free(d->lp);
+	free(d->tok);
+	sal_engine_free(d->e);
+	sal_arena_free(d->arena);
+	free(d);
+}
+
+void
+sal_answer_clear(struct sal_answer *a)
+{
+	free(a->tokens.id);
+	free(a->logprobs);
+	sal_buf_free(&a->text);
+	memset(a, 0, sizeof *a);
+}
+
+static int32_t
+page_take(struct sal_decoder *d)
+{
+	int32_t p = d->free_page[--d->n_free];
+
+	d->refs[p] = 1;
+	return p;
+}
+
+static void
+slot_release(struct sal_decoder *d, struct slot *s)
+{
+	for (int i = 0; i < s->n_page; i++)
+		if (--d->refs[s->page[i]] == 0)
+			d->free_page[d->n_free++] = s->page[i];
+	s->n_page = 0;
+	s->job = NULL;
+}
+
+/* Make the page of position n writable by this slot alone. */
+static void
+own_page(struct sal_decoder *d, struct slot *s, int n)
+{
+	int i = n / SAL_KV_PAGE;
+
+	if (i == s->n_page) {
+		s->page[s->n_page++] = page_take(d);
+	} else if (d->refs[s->page[i]] > 1) {
+		int32_t p = page_take(d);
+		for (int l = 0; l < d->m->cfg.num_layers; l++)
+			sal_kv_copy(d->m->dev, d->e->layer[l].kv, p, s->page[i]);
+		d->refs[s->page[i]]--;
+		s->page[i] = p;
+	}
+}
+
+static int
+push_token(struct sal_answer *a, int32_t id, float lp)
+{
+	float *p = realloc(a->logprobs, (size_t)(a->tokens.n + 1) * sizeof *p);
+
+	if (p == NULL || sal_ids_push(&a->tokens, id) != 0)
+		return sal_err("out of memory");
+	a->logprobs = p;
+	p[a->tokens.n - 1] = lp;
+	return 0;
+}
+
+/*
+ * Where the earliest stop text begins in what was said so far, or -1.  The text is made again from the ids each time only
+ * when there are stop texts: a token's text may depend on the ones before it.
+ */
+static int
+find_stop(struct sal_decoder *d, const struct sal_sampling *s, struct sal_answer *a, int n_tokens, long *at)
+{
+	*at = -1;
+	a->text.len = 0;
+	if (sal_detokenize(d->tk, a->tokens.id, n_tokens, &a->text) != 0)
+		return -1;
+	if (a->text.data == NULL)
+		return 0;
+	a->text.data[a->text.len] = '\0';
+	for (int i = 0; i < s->n_stop; i++) {
+		char *p = strstr(a->text.data, s->stop[i]);
+		if (p && (*at < 0 || p - a->text.data < *at))
+			*at = (long)(p - a->text.data);
+	}
+	if (*at >= 0) {
+		a->text.len = (size_t)*at;
+		a->text.data[*at] = '\0';
+	}
+	return 0;
+}
+
+/* Take the token drawn for a slot; ends the slot when the answer has ended. */
+static int
+take_token(struct sal_decoder *d, const struct sal_sampling *s, struct slot *t, int32_t id, float lp)
+{
+	struct sal_answer *a = &t->job->answer[t->sample];
+	bool eos = false;
+	long at = -1;
+
+	if (!isfinite(lp))
+		return sal_err("record '%s': a log-probability is not finite", t->job->id);
+	if (push_token(a, id, lp) != 0)
+		return -1;
+	for (int i = 0; i < s->n_eos; i++)
+		eos = eos || s->eos[i] == id;
+	if (!eos && s->n_stop && find_stop(d, s, a, a->tokens.n, &at) != 0)
+		return -1;
+	a->stopped = eos || at >= 0;
+	if (!a->stopped && a->tokens.n < s->max_tokens && t->n < d->longest - 1) {
+		t->next = id;
+		return 0;
+	}
+	if (at < 0 && find_stop(d, s, a, a->tokens.n - eos, &at) != 0)
+		return -1;
+	slot_release(d, t);
+	return 0;
+}
+
+struct queue {
+	struct sal_job *job;
+	int n, at, sample; /* next to enter */
+};
+
+static int
+free_slots(const struct sal_decoder *d)
+{
+	int k = 0;
+
+	for (int i = 0; i < d->slots; i++)
+		k += d->slot[i].job == NULL;
+	return k;
+}
+
+/* Put samples of the next jobs into free slots; their prompts join the batch, once a job. */
+static void
+admit(struct sal_decoder *d, const struct sal_sampling *s, struct queue *q)
+{
+	while (q->at < q->n && free_slots(d) > 0) {
+		struct sal_job *j = &q->job[q->at];
+		int worst = pages_for(j->n + s->max_tokens < d->longest ? j->n + s->max_tokens : d->longest);
+		struct slot *first = NULL;
+		if (d->e->n_rows + j->n > d->e->max_rows - d->slots || d->n_free < worst)
+			return;
+		for (int i = 0; i < d->slots && q->sample < j->n_samples; i++) {
+			struct slot *t = &d->slot[i];
+			if (t->job)
+				continue;
+			if (first && d->n_free < worst)
+				break;
+			t->job = j;
+			t->sample = q->sample++;
+			t->n = j->n;
+			t->random = sal_random_open(s->seed, "generate", j->id, (uint64_t)(j->first_sample + t->sample));
+			if (first == NULL) {
+				while (t->n_page < pages_for(j->n))
+					t->page[t->n_page++] = page_take(d);
+				first = t;
+			} else {
+				memcpy(t->page, first->page, (size_t)first->n_page * sizeof *t->page);
+				t->n_page = first->n_page;
+				for (int k = 0; k < t->n_page; k++)
+					d->refs[t->page[k]]++;
+			}
+			t->next = -1; /* fresh from its prompt */
+			t->seq = d->e->n_seqs;
+		}
+		sal_batch_add_at(d->e, j->ids, j->n, 0, first->page, first->n_page);
+		if (q->sample == j->n_samples) {
+			q->at++;
+			q->sample = 0;
+		}
+	}
+}
+
+static int
+step(struct sal_decoder *d, const struct sal_adapter *a, const struct sal_sampling *s, struct queue *q)
+{
+	struct sal_engine *e = d->e;
+	struct sal_dev *dev = d->m->dev;
+	int n = 0, v = d->m->cfg.vocab_size;
+
+	sal_batch_clear(e);
+	for (int i = 0; i < d->slots; i++) {
+		struct slot *t = &d->slot[i];
+		if (t->job == NULL)
+			continue;
+		own_page(d, t, t->n);
+		t->seq = e->n_seqs;
+		sal_batch_add_at(e, &t->next, 1, t->n++, t->page, t->n_page);
+	}
+	admit(d, s, q);
+	int32_t *idx = malloc((size_t)d->slots * sizeof *idx);
+	float *u = malloc((size_t)d->slots * sizeof *u);
+	struct slot **row = malloc((size_t)d->slots * sizeof *row);
+	int rc = idx && u && row ? 0 : sal_err("out of memory");
+	for (int i = 0; rc == 0 && i < d->slots; i++) {
+		struct slot *t = &d->slot[i];
+		if (t->job == NULL)
+			continue;
+		idx[n] = e->off[t->seq + 1] - 1; /* the last row of its sequence */
+		u[n] = sal_random_uniform(&t->random);
+		row[n++] = t;
+	}
+	if (rc == 0 && n > 0) {
+		struct sal_tensor h = sal_tensor_rows(d->h, 0, n), id = sal_tensor_rows(d->idx, 0, n), z = sal_tensor_rows(d->logits, 0, n);
+		struct sal_tensor uu = sal_tensor_rows(d->u, 0, n), tok = sal_tensor_rows(d->token, 0, n), lp = sal_tensor_rows(d->logprob, 0, n);
+		sal_upload(dev, id, idx);
+		sal_upload(dev, uu, u);
+		sal_gather(dev, h, sal_forward(e, a), id);
+		sal_linear_forward(dev, sal_tensor_view(z, 2, n, v, 0, 0), h, d->m->head, SAL_NONE, SAL_NONE, NULL, false);
+		sal_sample(dev, tok, lp, z, uu, s->temperature, s->top_k, s->top_p, s->min_p);
+		sal_download(dev, d->tok, tok);
+		sal_download(dev, d->lp, lp);
+		if (sal_dev_sync(dev) != 0)
+			rc = sal_err("%s", sal_dev_error(dev));
+	}
+	for (int i = 0; rc == 0 && i < n; i++)
+		rc = take_token(d, s, row[i], d->tok[i], d->lp[i]);
+	free(idx);
+	free(u);
+	free(row);
+	return rc;
+}
+
+int
+sal_decode(struct sal_decoder *d, const struct sal_adapter *a, const struct sal_sampling *s, struct sal_job *job, int n)
+{
+	struct queue q = { .job = job, .n = n };
+	int rc = 0;
+
+	while (rc == 0 && (q.at < q.n || free_slots(d) < d->slots))
+		rc = step(d, a, s, &q);
+	for (int i = 0; i < d->slots; i++)
+		slot_release(d, &d->slot[i]);
+	return rc;
+}

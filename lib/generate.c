@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* generate.c - records to jobs of the decoder and answers back to records. */
+#include "lib/generate.h"
+#include "lib/policy.h"
+#include <stdlib.h>
+#include <string.h>
+
+struct sal_generate {
+	const struct sal_generate_config *cfg;
+	struct sal_model *m;
+	struct sal_adapter *a;
+	struct sal_tokenizer *tk;
+	struct sal_chat *chat;
+	struct sal_principles *principles;
+	struct sal_decoder *d;
+	int longest; /* that d was made for */
+	const char **stop;
+	int n_stop;
+	char policy[17];
+	struct sal_counts *count;
+};
+
+struct prompt { /* of one record */
+	char *id;
+	struct sal_ids *ids;        /* one, or one per sample when principles steer */
+	int n_ids, *pick;           /* pick[i]: principle of sample i */
+	struct sal_answer *answer;  /* [n] */
+};
+
+struct sal_generate *
+sal_generate_open(const struct sal_generate_config *cfg)
+{
+	struct sal_generate *g = calloc(1, sizeof *g);
+	char *inference = NULL;
+
+	if (g == NULL) {
+		sal_err("out of memory");
+		return NULL;
+	}
+	g->cfg = cfg;
+	if (cfg->format && strcmp(cfg->format, "dromedary") == 0 && (inference = sal_prompt_read("inference.txt")) == NULL)
+		goto fail;
+	if ((g->tk = sal_tokenizer_open(cfg->c.model)) == NULL || (g->chat = sal_chat_open(cfg->format, g->tk, inference)) == NULL ||
+	    (cfg->principles && (g->principles = sal_principles_open(cfg->principles)) == NULL) ||
+	    (g->m = sal_model_open(cfg->c.model, &cfg->c, 0)) == NULL ||
+	    (cfg->c.adapter && (g->a = sal_adapter_open(g->m, cfg->c.adapter, 0)) == NULL) ||
+	    sal_policy_string(g->m, g->a, &cfg->c, cfg->temperature, g->policy) != 0)
+		goto fail;
+	if (sal_tokenizer_vocab(g->tk) > g->m->cfg.vocab_size) {
+		sal_err("%s: the tokenizer has %d tokens, the model %d", cfg->c.model, sal_tokenizer_vocab(g->tk), g->m->cfg.vocab_size);
+		goto fail;
+	}
+	for (int i = 0; cfg->principles && cfg->sign && i < g->principles->n; i++)
+		if (g->principles->p[i].negative == NULL) {
+			sal_err("principle '%s' has no negative definition", g->principles->p[i].dimension);
+			goto fail;
+		}
+	if ((g->stop = calloc((size_t)cfg->stop.n + 1, sizeof *g->stop)) == NULL) {
+		sal_err("out of memory");
+		goto fail;
+	}
+	for (int i = 0; i < cfg->stop.n; i++)
+		g->stop[g->n_stop++] = cfg->stop.s[i];
+	if (sal_chat_stop(g->chat))
+		g->stop[g->n_stop++] = sal_chat_stop(g->chat);
+	free(inference);
+	return g;
+fail:
+	free(inference);
+	sal_generate_close(g);
+	return NULL;
+}
+
+void
+sal_generate_close(struct sal_generate *g)
+{
+	if (g == NULL)
+		return;
+	sal_decoder_free(g->d);
+	sal_adapter_close(g->a);
+	sal_model_close(g->m);
+	sal_principles_close(g->principles);
+	sal_chat_close(g->chat);
+	sal_tokenizer_close(g->tk);
+	free(g->stop);
+	free(g);
+}
+
+const char *
+sal_generate_isa(const struct sal_generate *g)
+{
+	return sal_dev_isa(g->m->dev);
+}
+
+static void
+release(void *ctx, struct sal_group *group)
+{
+	struct sal_generate *g = ctx;
+	struct prompt *p = group->user;
+
+	if (p == NULL)
+		return;
+	for (int i = 0; p->ids && i < p->n_ids; i++)
+		free(p->ids[i].id);
+	for (int i = 0; p->answer && i < g->cfg->n; i++)
+		sal_answer_clear(&p->answer[i]);
+	free(p->ids);
+	free(p->answer);
+	free(p->pick);
+	free(p->id);
+	free(p);
+	group->user = NULL;
+}
+
+/* The principle of each sample: drawn without replacement, so that the samples of a prompt differ as long as they can. */
+static int
+draw(struct sal_generate *g, const cJSON *j, struct prompt *p)
+{
+	struct sal_random r = sal_random_open(g->cfg->c.seed, "principles", p->id, 0);
+	int usable = 0, k, pick[64];
+	double type = 0;
+
+	for (int i = 0; i < g->principles->n; i++)
+		usable += g->principles->p[i].weight > 0;
+	k = g->cfg->n < usable ? g->cfg->n : usable;
+	k = k < 64 ? k : 64;
+	if (sal_json_has(j, "question_type") && sal_json_num(j, "question_type", &type) != 0)
+		return -1;
+	if (sal_principles_draw(g->principles, k, (int)type, &r, pick) != 0)
+		return -1;
+	for (int i = 0; i < g->cfg->n; i++)
+		p->pick[i] = pick[i % k];
+	return 0;
+}
+
+static int
+prepare(void *ctx, struct sal_group *group)
+{
+	struct sal_generate *g = ctx;
+	const cJSON *j = group->rec[0]->json;
+	struct prompt *p = calloc(1, sizeof *p);
+	int n = g->cfg->n;
+
+	group->user = p;
+	if (p == NULL || (p->answer = calloc((size_t)n, sizeof *p->answer)) == NULL || (p->pick = calloc((size_t)n, sizeof *p->pick)) == NULL)
+		return sal_err("out of memory");
+	p->n_ids = g->principles ? n : 1;
+	if ((p->ids = calloc((size_t)p->n_ids, sizeof *p->ids)) == NULL)
+		return sal_err("out of memory");
+	if ((p->id = sal_record_id(group->rec[0])) == NULL || (g->principles && draw(g, j, p) != 0))
+		return -1;
+	for (int i = 0; i < p->n_ids; i++) {
+		const char *system = g->cfg->system;
+		if (g->principles) {
+			const struct sal_principle *x = &g->principles->p[p->pick[i]];
+			system = g->cfg->sign ? x->negative : x->definition;
+		}
+		if (sal_json_has(j, "prompt_tokens")
+		        ? sal_json_ids(j, "prompt_tokens", g->m->cfg.vocab_size, &p->ids[i]) != 0
+		        : sal_chat_encode_record(g->chat, g->tk, j, system, &p->ids[i]) != 0)
+			return -1;
+		if (p->ids[i].n < 1)
+			return sal_err("empty prompt");
+		if (p->ids[i].n >= g->m->cfg.max_positions)
+			return sal_err("a prompt of %d tokens leaves no room in the context of %d", p->ids[i].n, g->m->cfg.max_positions);
+	}
+	return 0;
+}
+
+static int
+emit(struct sal_generate *g, struct sal_record *r, const struct prompt *p, int i)
+{
+	const struct sal_answer *a = &p->answer[i];
+	static const char *const drop[] = { "prompt_tokens", "response_tokens", "logprobs", "policy", "sampled_under", NULL };
+	cJSON *o = cJSON_CreateObject();
+	int rc = o ? 0 : -1;
+
+	if (!cJSON_AddStringToObject(o, "id", p->id) || !cJSON_AddNumberToObject(o, "sample", i) ||
+	    !cJSON_AddStringToObject(o, "response", a->text.data ? a->text.data : "") ||
+	    !cJSON_AddStringToObject(o, "finish_reason", a->stopped ? "stop" : "length") || !cJSON_AddBoolToObject(o, "has_stop", a->stopped))
+		rc = -1;
+	if (rc == 0 && g->principles) {
+		cJSON *s = cJSON_AddObjectToObject(o, "sampled_under");
+		if (!cJSON_AddStringToObject(s, "dimension", g->principles->p[p->pick[i]].dimension) ||
+		    !cJSON_AddBoolToObject(s, "negated", g->cfg->sign))
+			rc = -1;
+	}
+	const struct sal_ids *ids = &p->ids[p->n_ids > 1 ? i : 0];
+	if (rc == 0 && g->cfg->tokens &&
+	    (sal_json_add_ids(o, "prompt_tokens", ids->id, ids->n) != 0 || sal_json_add_ids(o, "response_tokens", a->tokens.id, a->tokens.n) != 0 ||
+	        sal_json_add_floats(o, "logprobs", a->logprobs, a->tokens.n) != 0 || !cJSON_AddStringToObject(o, "policy", g->policy)))
+		rc = -1;
+	/* the input's own token fields stay unless they are written anew */
+	if (rc == 0)
+		rc = sal_record_emit(r, o, g->cfg->tokens ? drop : drop + 1);
+	else
+		sal_err("out of memory");
+	cJSON_Delete(o);
+	return rc;
+}
+
+static int
+run(void *ctx, struct sal_group **group, int n)
+{
+	struct sal_generate *g = ctx;
+	const struct sal_generate_config *cfg = g->cfg;
+	int longest = 0, n_jobs = 0, rc = -1;
+	struct sal_job *job = NULL;
+
+	for (int i = 0; i < n; i++) {
+		const struct prompt *p = group[i]->user;
+		n_jobs += p->n_ids;
+		for (int k = 0; k < p->n_ids; k++)
+			longest = p->ids[k].n > longest ? p->ids[k].n : longest;
+	}
+	longest += cfg->max_tokens;
+	longest = longest < g->m->cfg.max_positions ? longest : g->m->cfg.max_positions;
+	if (longest > g->longest) {
+		sal_decoder_free(g->d);
+		if ((g->d = sal_decoder_new(g->m, g->tk, cfg->c.batch, longest, g->a ? g->a->r : 0)) == NULL)
+			return -1;
+		g->longest = longest;
+	}
+	if ((job = calloc((size_t)n_jobs, sizeof *job)) == NULL)
+		return sal_err("out of memory");
+	n_jobs = 0;
+	for (int i = 0; i < n; i++) {
+		struct prompt *p = group[i]->user;
+		for (int k = 0; k < p->n_ids; k++)
+			job[n_jobs++] = (struct sal_job){ .ids = p->ids[k].id, .n = p->ids[k].n, .id = p->id,
+				.n_samples = p->n_ids > 1 ? 1 : cfg->n, .first_sample = k, .answer = p->answer + k };
+	}
+	struct sal_sampling s = { .max_tokens = cfg->max_tokens, .top_k = cfg->top_k, .temperature = (float)cfg->temperature,
+		.top_p = (float)cfg->top_p, .min_p = (float)cfg->min_p, .seed = cfg->c.seed, .stop = g->stop, .n_stop = g->n_stop };
+	s.n_eos = sal_tokenizer_eos(g->tk, &s.eos);
+	rc = sal_decode(g->d, g->a, &s, job, n_jobs);
+	for (int i = 0; rc == 0 && i < n; i++) {
+		const struct prompt *p = group[i]->user;
+		for (int k = 0; rc == 0 && k < cfg->n; k++) {
+			rc = emit(g, group[i]->rec[0], p, k);
+			g->count->tokens += p->answer[k].tokens.n;
+		}
+	}
+	free(job);
+	return rc;
+}
+
+struct sal_filter
+sal_generate_filter(struct sal_generate *g, struct sal_counts *n)
+{
+	int window = 4 * g->cfg->c.batch / g->cfg->n;
+
+	g->count = n;
+	return (struct sal_filter){ .ctx = g, .window = window > 1 ? window : 1, .prepare = prepare, .run = run, .release = release };
+}

@@ -175,7 +175,7 @@ emit(struct sal_generate *g, struct sal_record *r, const struct prompt *p, int i
 	cJSON *o = cJSON_CreateObject();
 	int rc = o ? 0 : -1;
 
-	if (!cJSON_AddStringToObject(o, "id", p->id) || !cJSON_AddNumberToObject(o, "sample", i) ||
+	if ((!sal_json_has(r->json, "id") && !cJSON_AddStringToObject(o, "id", p->id)) || !cJSON_AddNumberToObject(o, "sample", i) ||
 	    !cJSON_AddStringToObject(o, "response", a->text.data ? a->text.data : "") ||
 	    !cJSON_AddStringToObject(o, "finish_reason", a->stopped ? "stop" : "length") || !cJSON_AddBoolToObject(o, "has_stop", a->stopped))
 		rc = -1;

@@ -20,7 +20,7 @@ sal_tree_sum(const double *x, int n)
 int
 sal_seq_rows(const struct sal_seq *s, enum sal_eval_what what)
 {
-	return what == SAL_EVAL_REWARD ? s->n : s->n - 1; /* nothing is predicted from the last token */
+	return what == SAL_EVAL_REWARD || what == SAL_EVAL_CHOICE ? s->n : s->n - 1; /* nothing is predicted from the last token */
 }
 
 struct sal_engine *
@@ -48,7 +48,7 @@ struct picked { /* the rows of a batch that a head reads */
 static int
 n_out(const struct sal_seq *s, enum sal_eval_what what)
 {
-	return what == SAL_EVAL_REWARD ? 1 : s->n - s->from;
+	return what == SAL_EVAL_REWARD ? 1 : what == SAL_EVAL_CHOICE ? 2 : s->n - s->from;
 }
 
 static int
@@ -68,8 +68,9 @@ pick_rows(struct sal_engine *e, struct picked *p, const struct sal_seq *s, int n
 	target = idx + p->n;
 	for (int i = 0; i < n; i++) {
 		for (int t = 0; t < n_out(&s[i], what); t++, k++) {
-			idx[k] = row + (what == SAL_EVAL_REWARD ? s[i].n - 1 : s[i].from - 1 + t);
-			target[k] = what == SAL_EVAL_LOGPROB ? s[i].ids[s[i].from + t] : 0;
+			bool last = what == SAL_EVAL_REWARD || what == SAL_EVAL_CHOICE;
+			idx[k] = row + (last ? s[i].n - 1 : s[i].from - 1 + t);
+			target[k] = what == SAL_EVAL_LOGPROB ? s[i].ids[s[i].from + t] : what == SAL_EVAL_CHOICE ? s[i].choice[t] : 0;
 		}
 		row += sal_seq_rows(&s[i], what);
 	}
@@ -123,7 +124,7 @@ run(struct sal_engine *e, const struct sal_adapter *a, struct sal_seq *s, int n,
 	if (pick_rows(e, p, s, n, what, back) != 0)
 		return -1;
 	sal_gather(m->dev, p->h, sal_forward(e, a), p->idx);
-	if (what == SAL_EVAL_LOGPROB)
+	if (what == SAL_EVAL_LOGPROB || what == SAL_EVAL_CHOICE)
 		sal_logprob_forward(m->dev, p->out, p->lse, entropy ? p->entropy : SAL_NONE, p->h, m->head, p->target, inv_t);
 	else
 		sal_head_forward(m->dev, p->out, p->h, a->head_w->w, a->head_b ? a->head_b->w : SAL_NONE);
@@ -141,7 +142,7 @@ run(struct sal_engine *e, const struct sal_adapter *a, struct sal_seq *s, int n,
 	for (int i = 0; i < p->n; i++)
 		finite = finite && isfinite(host[i]);
 	free(host);
-	return finite ? 0 : sal_err("a %s is not finite", what == SAL_EVAL_LOGPROB ? "log-probability" : what == SAL_EVAL_VALUE ? "value" : "reward");
+	return finite ? 0 : sal_err("a %s is not finite", what == SAL_EVAL_LOGPROB || what == SAL_EVAL_CHOICE ? "log-probability" : what == SAL_EVAL_VALUE ? "value" : "reward");
 }
 
 /* How many sequences from s on fit the engine together, whole records at a time; at least one record. */

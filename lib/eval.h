@@ -11,14 +11,16 @@
 enum sal_eval_what {
 	SAL_EVAL_LOGPROB, /* out[t], entropy[t]: of token from+t given those before it, t = 0 .. n-from-1 */
 	SAL_EVAL_VALUE,   /* out[t]: head before token from+t, t = 0 .. n-from-1 */
-	SAL_EVAL_REWARD   /* out[0]: head at the last token */
+	SAL_EVAL_REWARD,  /* out[0]: head at the last token */
+	SAL_EVAL_CHOICE   /* out[0], out[1]: log-probabilities of choice[0], choice[1] after the last token; forward only */
 };
 
 struct sal_seq {
 	const int32_t *ids;
 	int n, from;     /* from >= 1 but for rewards, where it is not used */
 	int record;      /* index in the update; sequences of one record are adjacent */
-	float *out;      /* caller's, [n - from] or [1] */
+	int32_t choice[2];
+	float *out;      /* caller's, [n - from], [1] or [2] */
 	float *entropy;  /* caller's or NULL */
 	float *grad;     /* caller's, as out: dL/dout, set by the loss */
 };

@@ -18,7 +18,7 @@ CPUSRC  := $(filter-out kernels/cpu/cpu.c,$(wildcard kernels/cpu/*.c))
 CPUOBJ  := $(BUILD)/kernels/cpu/cpu.o $(foreach i,$(ISAS),$(patsubst kernels/cpu/%.c,$(BUILD)/kernels/cpu/%.$(i).o,$(CPUSRC)))
 UNIT    := $(patsubst tests/unit/%.c,%,$(wildcard tests/unit/test_*.c))
 
-ALLC := -std=c11 -D_POSIX_C_SOURCE=200809L -D_DEFAULT_SOURCE -DSAL_VERSION='"$(VERSION)"' -I. -fopenmp -ffp-contract=off -MMD -MP \
+ALLC := -std=c11 -DSAL_PREFIX='"$(PREFIX)"' -D_POSIX_C_SOURCE=200809L -D_DEFAULT_SOURCE -DSAL_VERSION='"$(VERSION)"' -I. -fopenmp -ffp-contract=off -MMD -MP \
         -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes $(if $(WERROR),-Werror) \
         $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=undefined) $(if $(DEBUG),-O0)
 PKGC  = $(shell pkg-config --cflags $(PKGS))
@@ -54,14 +54,36 @@ $(BUILD)/tests/check_kernels: $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/kerne
 	@mkdir -p $(@D)
 	$(CC) $(ALLC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lm
 
+check: deps all $(UNIT:%=$(BUILD)/tests/%) $(BUILD)/tests/check_kernels   ## every test; ends with passed, failed, skipped
+	@BUILD=$(BUILD) tests/run
 check-unit: $(UNIT:%=$(BUILD)/tests/%)   ## the C tests of lib/
 	@for t in $^; do $$t || exit 1; done
 check-kernels: $(BUILD)/tests/check_kernels   ## every operation against plain loops in double, on each instruction set
 	@for i in $(ISAS); do SAL_CPU=$$i $< || exit 1; done
+lint:                              ## layers, headers and warnings as errors
+	@tests/lint
+
+DEBS := gcc make pkg-config libcjson-dev libxxhash-dev libpcre2-dev libutf8proc-dev bats jq curl python3-pip
+NEED  = pkg-config --exists $(PKGS) && command -v bats jq gcc >/dev/null
+deps:                              ## install what is missing (Debian, as root), or print the line to type
+	@$(NEED) 2>/dev/null || { if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(DEBS); \
+	  else echo "type: sudo apt-get install $(DEBS)"; exit 1; fi; }
+
+MODEL ?= models/SmolLM2-135M-Instruct.Q4_1.gguf
+demo: deps                         ## the whole method on a real model; MODEL=PATH for your own
+	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory -f pipelines/salmon.mk BIN=$(BUILD)/bin MODEL=$(MODEL) demo
+
+install: all                       ## into DESTDIR and PREFIX
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/salmon $(DESTDIR)$(PREFIX)/share/man/man1
+	install $(TOOLS:%=$(BUILD)/bin/%) $(DESTDIR)$(PREFIX)/bin
+	cp -R prompts pipelines $(DESTDIR)$(PREFIX)/share/salmon
+	install -m 644 man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1
 
 clean:                             ## remove build/ and its variants
 	rm -rf build build-*
 
-.PHONY: all help check check-unit check-kernels clean
+.PHONY: all help check check-unit check-kernels lint deps demo install clean
 .SECONDARY:
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

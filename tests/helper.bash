@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+# Shared by every .bats file: where the tools are, the tiny model, and the checks that each tool must pass.
+ROOT=$(cd "$BATS_TEST_DIRNAME/.." && pwd)
+BIN=$ROOT/${BUILD:-build}/bin
+M=$ROOT/tests/data/tiny
+export PATH=$BIN:$PATH SAL_PROMPTS=$ROOT/prompts
+cd "$ROOT" || exit 1
+T=$BATS_TEST_TMPDIR
+
+prompts() { # N short prompts
+	for i in $(seq "$1"); do printf '{"id":"p%d","prompt":"hello the %d","keep":{"n":1.50}}\n' "$i" "$i"; done
+}
+# one line on stderr, that status
+refused() {
+	[ "$status" -eq "$1" ]
+	[ "$(wc -l < "$T/err")" -eq 1 ]
+}
+adapter() { # a reward adapter of the tiny model at $1, trained for one update
+	printf '{"chosen_tokens":[1,2,3,4],"rejected_tokens":[5,6,7]}\n{"chosen_tokens":[9,8],"rejected_tokens":[7,7,7,1]}\n' |
+		sal-rmtrain -q -m "$M" -o "$1" --lora-r 4 --learning-rate 1e-2 --schedule constant --warmup-steps 0 > /dev/null
+}

@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * cpu.c - the CPU back end: choice of the instruction set, memory, sizes.
+ *
+ * Compiled once, without options of any instruction set: it runs before the
+ * choice is made.
+ */
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SAL_ISA portable /* cpu.h declares the operations of one set; none is used here */
+#include "cpu.h"
+
+extern const struct sal_backend sal_cpu_table_avx2, sal_cpu_table_avx512;
+
+struct cpu_priv {
+	void *block[SAL_SLOT_COUNT];
+	size_t size[SAL_SLOT_COUNT];
+};
+
+static bool
+has_avx2(void)
+{
+#if defined(__x86_64__)
+	return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+	return false;
+#endif
+}
+
+static bool
+has_avx512(void)
+{
+#if defined(__x86_64__)
+	return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+	    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+	    __builtin_cpu_supports("avx512bf16");
+#else
+	return false;
+#endif
+}
+
+static bool
+has_portable(void)
+{
+	return true;
+}
+
+int
+sal_cpu_open(struct sal_dev *dev, int ordinal, int threads, char *err, size_t errlen)
+{
+	/* best first */
+	static const struct {
+		const char *name;
+		const struct sal_backend *table;
+		bool (*usable)(void);
+	} isas[] = {
+		{ "avx512", &sal_cpu_table_avx512, has_avx512 },
+		{ "avx2", &sal_cpu_table_avx2, has_avx2 },
+		{ "portable", &sal_cpu_table_portable, has_portable },
+	};
+	const char *want = getenv("SAL_CPU");
+	size_t i, n = sizeof isas / sizeof isas[0];
+
+	(void)ordinal;
+	if (want && !*want)
+		want = NULL;
+	for (i = 0; i < n; i++)
+		if (want ? !strcmp(want, isas[i].name) : isas[i].usable())
+			break;
+	if (i == n) {
+		snprintf(err, errlen, "SAL_CPU=%s: not one of portable, avx2, avx512", want);
+		return -1;
+	}
+	if (!isas[i].usable()) {
+		snprintf(err, errlen, "SAL_CPU=%s: this processor lacks the instructions", want);
+		return -1;
+	}
+	dev->priv = calloc(1, sizeof(struct cpu_priv));
+	if (!dev->priv) {
+		snprintf(err, errlen, "out of memory");
+		return -1;
+	}
+	dev->be = isas[i].table;
+	dev->isa = isas[i].name;
+	dev->threads = threads > 0 ? threads : omp_get_num_procs();
+	return 0;
+}
+
+void
+sal_cpu_close(struct sal_dev *dev)
+{
+	struct cpu_priv *p = dev->priv;
+
+	for (int i = 0; i < SAL_SLOT_COUNT; i++)
+		free(p->block[i]);
+	free(p);
+	dev->priv = NULL;
+}
+
+int
+sal_cpu_sync(struct sal_dev *dev)
+{
+	return dev->error[0] ? -1 : 0;
+}
+
+void *
+sal_cpu_alloc(struct sal_dev *dev, size_t bytes)
+{
+	(void)dev;
+	if (bytes > SIZE_MAX - 64)
+		return NULL;
+	return aligned_alloc(64, (bytes + 64) / 64 * 64); /* never of size 0 */
+}
+
+void
+sal_cpu_free(struct sal_dev *dev, void *p)
+{
+	(void)dev;
+	free(p);
+}
+
+void
+sal_cpu_move(struct sal_dev *dev, void *dst, const void *src, size_t bytes)
+{
+	(void)dev;
+	if (bytes)
+		memcpy(dst, src, bytes);
+}
+
+size_t
+sal_cpu_packed_bytes(enum sal_dtype dtype, int64_t out, int64_t in)
+{
+	size_t o = (size_t)(out + SAL_NR - 1) / SAL_NR * SAL_NR;
+
+	/* bf16 stands in pairs along the sum */
+	return dtype == SAL_BF16 ? o * (size_t)((in + 1) / 2 * 2) * 2 : o * (size_t)in * 4;
+}
+
+void *
+sal_cpu_scratch(struct sal_dev *dev, enum sal_slot slot, size_t bytes)
+{
+	struct cpu_priv *p = dev->priv;
+
+	if (bytes > p->size[slot] || !p->block[slot]) {
+		free(p->block[slot]);
+		p->block[slot] = sal_cpu_alloc(dev, bytes);
+		p->size[slot] = p->block[slot] ? bytes : 0;
+		if (!p->block[slot])
+			sal_dev_fail(dev, "out of memory: %zu bytes of working memory", bytes);
+	}
+	return p->block[slot];
+}
+
+/* What sal_dev_open() finds; open() replaces it by the table of the chosen instruction set. */
+const struct sal_backend sal_cpu_backend = {
+	.name = "cpu",
+	.open = sal_cpu_open,
+	.packed_bytes = sal_cpu_packed_bytes,
+};

@@ -1,0 +1,516 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * gemm.c - packed matrices and the linear maps made from them.
+ *
+ * Layout   A matrix (O, K) is packed in panels of SAL_NR outputs; a panel is
+ *          [K][NR] for F32 and [K/2][NR][2] for BF16 (pairs along the sum, as
+ *          VDPBF16PS wants them; an odd K is filled with zeros).  The
+ *          transposed copy is the same of W^T.
+ * Order    Every output element is one chain of multiply-adds over k = 0, 1, ..
+ *          held in a register from the first k to the last, so its bits do not
+ *          depend on the tile, the rows beside it or the threads.  AVX2 and
+ *          portable code expand BF16 to F32 and add k, then k+1; AVX-512 adds
+ *          pairs by VDPBF16PS.
+ * Tiles    M rows by P panels are in registers at a time.  Few rows take more
+ *          panels, so that enough independent chains hide the latency.  Work
+ *          is cut into blocks of rows by groups of panels; the rows of a block
+ *          are expanded once and stay in the second-level cache while the
+ *          panels go by.
+ */
+#include <omp.h>
+
+#include "cpu.h"
+
+#define NR SAL_NR
+#define BLOCK_BYTES (256 << 10)    /* expanded rows of one block */
+#define SMALL_WORK (1 << 16)       /* multiply-adds not worth a second thread */
+#define INLINE static inline __attribute__((always_inline))
+
+/* MR: rows of a full tile.  g: a vector of GL outputs.  Portable code takes the 16 bytes that every 64-bit processor has. */
+#if defined(__AVX512F__)
+#define GL 16
+#define MR 6
+#define FEW_PANELS(m) ((m) <= 2 ? 8 : 4)
+typedef vf g;
+INLINE g g_set1(float x) { return vf_set1(x); }
+INLINE g g_load(const float *p) { return vf_load(p); }
+INLINE void g_store(float *p, g a) { vf_store(p, a); }
+INLINE g g_fma(g a, g b, g c) { return vf_fma(a, b, c); }
+#elif defined(__AVX2__)
+#define GL 8
+#define MR 6
+#define FEW_PANELS(m) ((m) == 1 ? 4 : (m) <= 3 ? 2 : 1)
+typedef vf g;
+INLINE g g_set1(float x) { return vf_set1(x); }
+INLINE g g_load(const float *p) { return vf_load(p); }
+INLINE void g_store(float *p, g a) { vf_store(p, a); }
+INLINE g g_fma(g a, g b, g c) { return vf_fma(a, b, c); }
+INLINE g
+g_even(const uint32_t *p)
+{
+	return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256((const __m256i *)p), 16));
+}
+INLINE g
+g_odd(const uint32_t *p)
+{
+	__m256i mask = _mm256_set1_epi32((int)0xffff0000u);
+	return _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256((const __m256i *)p), mask));
+}
+#else
+#define GL 4
+#define MR 2 /* of 16 registers */
+#define FEW_PANELS(m) ((m) == 1 ? 2 : 1)
+typedef float g __attribute__((vector_size(16)));
+typedef uint32_t gu_ __attribute__((vector_size(16)));
+INLINE g g_set1(float x) { return (g){ x, x, x, x }; }
+INLINE g g_load(const float *p) { g a; memcpy(&a, p, sizeof a); return a; }
+INLINE void g_store(float *p, g a) { memcpy(p, &a, sizeof a); }
+INLINE g g_fma(g a, g b, g c) { return a * b + c; }
+INLINE g g_even(const uint32_t *p) { gu_ u; memcpy(&u, p, sizeof u); return (g)(u << 16); }
+INLINE g g_odd(const uint32_t *p) { gu_ u; memcpy(&u, p, sizeof u); return (g)(u & 0xffff0000u); }
+#endif
+#define NG (NR / GL) /* vectors in the width of a panel */
+#define MAX_P 8      /* panels of the widest tile */
+#define MAX_VECTORS (MR * MAX_P * NG)
+/* The bounds are constants once a tile is made; unrolled, its sums are registers. */
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 8")
+#endif
+
+/* What the tile reads of one row: BF16 pairs on AVX-512, floats elsewhere. */
+#if defined(__AVX512F__)
+#define PAIRS 1
+#else
+#define PAIRS 0
+#endif
+
+/* One term of the chain for M rows and P panels.  x: row stride ldx elements; w: panel stride in elements. */
+INLINE void
+term_f32(int M, int P, g *restrict acc, const float *x, int64_t ldx, const float *w, int64_t panel, int64_t k)
+{
+	for (int64_t i = 0; i < k; i++) {
+		g b[MAX_P * NG];
+		UNROLL for (int p = 0; p < P; p++)
+			UNROLL for (int v = 0; v < NG; v++)
+				b[p * NG + v] = g_load(w + p * panel + i * NR + v * GL);
+		UNROLL for (int m = 0; m < M; m++) {
+			g a = g_set1(x[m * ldx + i]);
+			UNROLL for (int p = 0; p < P; p++)
+				UNROLL for (int v = 0; v < NG; v++)
+					acc[(m * P + p) * NG + v] = g_fma(a, b[p * NG + v], acc[(m * P + p) * NG + v]);
+		}
+	}
+}
+
+#if PAIRS
+INLINE uint32_t
+both(const bf16 *x)
+{
+	uint32_t pair;
+	memcpy(&pair, x, 4);
+	return pair;
+}
+
+INLINE void
+pair_bf16(int M, int P, g *restrict acc, const bf16 *x, int64_t ldx, const bf16 *w, int64_t panel, int odd)
+{
+	__m512bh b[MAX_P];
+
+	UNROLL for (int p = 0; p < P; p++)
+		b[p] = (__m512bh)_mm512_loadu_si512(w + p * panel);
+	UNROLL for (int m = 0; m < M; m++) {
+		__m512bh a = (__m512bh)_mm512_set1_epi32((int)(odd ? x[m * ldx] : both(x + m * ldx)));
+		UNROLL for (int p = 0; p < P; p++)
+			acc[m * P + p] = _mm512_dpbf16_ps(acc[m * P + p], a, b[p]);
+	}
+}
+
+INLINE void
+term_bf16(int M, int P, g *restrict acc, const bf16 *x, int64_t ldx, const bf16 *w, int64_t panel, int64_t k)
+{
+	int64_t i = 0;
+
+	for (; i + 1 < k; i += 2)
+		pair_bf16(M, P, acc, x + i, ldx, w + i * NR, panel, 0);
+	if (i < k)
+		pair_bf16(M, P, acc, x + i, ldx, w + i * NR, panel, 1);
+}
+#else
+INLINE void
+half_bf16(int M, int P, g *restrict acc, const float *x, int64_t ldx, const bf16 *w, int64_t panel, int odd)
+{
+	g b[MAX_P * NG];
+
+	UNROLL for (int p = 0; p < P; p++)
+		UNROLL for (int v = 0; v < NG; v++) {
+			const uint32_t *q = (const uint32_t *)(const void *)(w + p * panel) + v * GL;
+			b[p * NG + v] = odd ? g_odd(q) : g_even(q);
+		}
+	UNROLL for (int m = 0; m < M; m++) {
+		g a = g_set1(x[m * ldx]);
+		UNROLL for (int p = 0; p < P; p++)
+			UNROLL for (int v = 0; v < NG; v++)
+				acc[(m * P + p) * NG + v] = g_fma(a, b[p * NG + v], acc[(m * P + p) * NG + v]);
+	}
+}
+
+INLINE void
+term_bf16(int M, int P, g *restrict acc, const float *x, int64_t ldx, const bf16 *w, int64_t panel, int64_t k)
+{
+	int64_t i = 0;
+
+	for (; i + 1 < k; i += 2) {
+		half_bf16(M, P, acc, x + i, ldx, w + i * NR, panel, 0);
+		/* w is read again rather than kept: a full tile leaves no register for it */
+		__asm__("" : "+r"(w));
+		half_bf16(M, P, acc, x + i + 1, ldx, w + i * NR, panel, 1);
+	}
+	if (i < k)
+		half_bf16(M, P, acc, x + i, ldx, w + i * NR, panel, 0);
+}
+#endif
+
+/* Rows of one block as the tile reads them: the caller's own, or expanded. */
+struct rows {
+	const void *x[2];
+	int64_t ldx[2];
+	int esize;
+};
+
+INLINE void
+tile(int M, int P, const struct sal_gemm *q, const struct rows *r, int64_t row, int64_t p0, float *out)
+{
+	g acc[MAX_VECTORS];
+
+	UNROLL for (int m = 0; m < M; m++)
+		UNROLL for (int p = 0; p < P; p++)
+			UNROLL for (int v = 0; v < NG; v++)
+				acc[(m * P + p) * NG + v] = g_set1(0);
+	for (int t = 0; t < q->terms; t++) {
+		const struct sal_term *s = &q->term[t];
+		const char *x = (const char *)r->x[t] + row * r->ldx[t] * r->esize;
+		if (q->dtype == SAL_F32)
+			term_f32(M, P, acc, (const float *)(const void *)x, r->ldx[t], (const float *)s->w + p0 * s->panel, s->panel, s->k);
+		else
+			term_bf16(M, P, acc, (const void *)x, r->ldx[t], (const bf16 *)s->w + p0 * s->panel, s->panel, s->k);
+	}
+	UNROLL for (int m = 0; m < M; m++)
+		UNROLL for (int p = 0; p < P; p++)
+			UNROLL for (int v = 0; v < NG; v++)
+				g_store(out + (m * P + p) * NR + v * GL, acc[(m * P + p) * NG + v]);
+}
+
+/* One function per tile shape: M and P are constants in each, so the tile lives in registers. */
+#define TILE(M, P)                                                                                          \
+	static __attribute__((noinline)) void tile_##M##_##P(                                               \
+	    const struct sal_gemm *q, const struct rows *r, int64_t row, int64_t p0, float *out)            \
+	{                                                                                                   \
+		tile(M, P, q, r, row, p0, out);                                                             \
+	}
+typedef void tile_fn(const struct sal_gemm *q, const struct rows *r, int64_t row, int64_t p0, float *out);
+#if defined(__AVX512F__)
+TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1)
+TILE(1, 8) TILE(2, 8) TILE(3, 4) TILE(4, 4) TILE(5, 4) TILE(6, 4)
+static tile_fn *const narrow[MR + 1] = { NULL, tile_1_1, tile_2_1, tile_3_1, tile_4_1, tile_5_1, tile_6_1 };
+static tile_fn *const wide[MR + 1] = { NULL, tile_1_8, tile_2_8, tile_3_4, tile_4_4, tile_5_4, tile_6_4 };
+#elif defined(__AVX2__)
+TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1)
+TILE(1, 4) TILE(2, 2) TILE(3, 2)
+static tile_fn *const narrow[MR + 1] = { NULL, tile_1_1, tile_2_1, tile_3_1, tile_4_1, tile_5_1, tile_6_1 };
+static tile_fn *const wide[MR + 1] = { NULL, tile_1_4, tile_2_2, tile_3_2, tile_4_1, tile_5_1, tile_6_1 };
+#else
+TILE(1, 1) TILE(2, 1)
+TILE(1, 2)
+static tile_fn *const narrow[MR + 1] = { NULL, tile_1_1, tile_2_1 };
+static tile_fn *const wide[MR + 1] = { NULL, tile_1_2, tile_2_1 };
+#endif
+
+/* n <= NR finished sums to y: scale, bias, old y, in this order */
+INLINE void
+finish(const struct sal_gemm *q, const float *sum, int64_t row, int64_t col, int n)
+{
+	const float *bias = q->bias ? q->bias + col : NULL;
+	float *yf = (float *)q->y + row * q->ldy + col;
+	bf16 *yh = (bf16 *)q->y + row * q->ldy + col;
+	bool half = q->ydtype == SAL_BF16;
+
+	for (int j = 0; j < n; j += VL) {
+		int l = n - j < VL ? n - j : VL;
+		vf s = vf_load(sum + j);
+		if (q->scale != 1.0f)
+			s = vf_mul(vf_set1(q->scale), s);
+		if (bias)
+			s = vf_add(s, l == VL ? vf_load(bias + j) : vf_load_n(bias + j, l));
+		if (half && l == VL) {
+			if (q->accumulate)
+				s = vf_add(s, vf_load_bf16(yh + j));
+			vf_store_bf16(yh + j, s);
+		} else if (half) {
+			if (q->accumulate)
+				s = vf_add(s, vf_load_bf16_n(yh + j, l));
+			vf_store_bf16_n(yh + j, s, l);
+		} else if (l == VL) {
+			if (q->accumulate)
+				s = vf_add(s, vf_load(yf + j));
+			vf_store(yf + j, s);
+		} else {
+			if (q->accumulate)
+				s = vf_add(s, vf_load_n(yf + j, l));
+			vf_store_n(yf + j, s, l);
+		}
+	}
+}
+
+/* n elements of either dtype as floats */
+static void
+expand(float *dst, const void *src, enum sal_dtype dtype, int64_t n)
+{
+	const bf16 *h = src;
+	int64_t i = 0;
+
+	if (dtype == SAL_F32) {
+		memcpy(dst, src, (size_t)n * 4);
+		return;
+	}
+	for (; i + VL <= n; i += VL)
+		vf_store(dst + i, vf_load_bf16(h + i));
+	for (; i < n; i++)
+		dst[i] = bf16_to_f32(h[i]);
+}
+
+static int64_t
+min64(int64_t a, int64_t b)
+{
+	return a < b ? a : b;
+}
+
+static int64_t
+ceil_div(int64_t a, int64_t b)
+{
+	return (a + b - 1) / b;
+}
+
+void
+FN(sal_cpu_gemm)(struct sal_dev *dev, const struct sal_gemm *gemm)
+{
+	struct sal_gemm q = *gemm;
+	bool expanded = q.dtype == SAL_BF16 && !PAIRS;
+	int64_t depth = 0, ld = 0;
+
+	if (q.n <= 0 || q.out <= 0)
+		return;
+	for (int t = 0; t < q.terms; t++) {
+		if (!q.term[t].panel)
+			q.term[t].panel = (q.dtype == SAL_BF16 ? (q.term[t].k + 1) / 2 * 2 : q.term[t].k) * NR;
+		depth += q.term[t].k;
+		ld += ceil_div(q.term[t].k, 16) * 16;
+	}
+	if (ld % 1024 == 0)
+		ld += 16; /* rows a multiple of 4 KiB apart would fight for the same cache lines */
+
+	int64_t panels = ceil_div(q.out, NR);
+	int64_t most = BLOCK_BYTES / 4 / ld / MR * MR;
+	int64_t blocks = ceil_div(q.n, most < MR ? MR : most);
+	int threads = q.n * depth * q.out < SMALL_WORK ? 1 : dev->threads;
+	if (threads > 1 && q.n >= 2 * MR && panels < 2 * threads && blocks < threads)
+		blocks = min64(threads, q.n / MR); /* few outputs: share out the rows */
+	int64_t block = ceil_div(ceil_div(q.n, blocks), MR) * MR;
+	blocks = ceil_div(q.n, block);
+	int64_t group = ceil_div(panels, ceil_div((int64_t)threads * 4, blocks));
+	group = ceil_div(group, 8) * 8; /* a multiple of every tile's P */
+	if (blocks * ceil_div(panels, group) < threads)
+		group = ceil_div(ceil_div(panels, ceil_div(threads, blocks)), 2) * 2;
+	int64_t groups = ceil_div(panels, group);
+
+	float *scratch = NULL;
+	if (expanded && !(scratch = sal_cpu_scratch(dev, SAL_SLOT_GEMM, (size_t)threads * (size_t)(block * ld) * 4)))
+		return;
+
+#pragma omp parallel num_threads(threads)
+	{
+		float *buf = scratch ? scratch + (int64_t)omp_get_thread_num() * block * ld : NULL;
+		float sums[MR * MAX_P * NR] __attribute__((aligned(64)));
+		int64_t have = -1;
+
+#pragma omp for schedule(dynamic, 1)
+		for (int64_t task = 0; task < blocks * groups; task++) {
+			int64_t b = task / groups, i0 = b * block, n = min64(block, q.n - i0);
+			int64_t p0 = task % groups * group, p1 = min64(p0 + group, panels);
+			struct rows r = { .esize = q.dtype == SAL_BF16 && PAIRS ? 2 : 4 };
+
+			for (int64_t t = 0, at = 0; t < q.terms; at += ceil_div(q.term[t].k, 16) * 16, t++) {
+				const struct sal_term *s = &q.term[t];
+				if (!expanded) {
+					r.x[t] = (const char *)s->x + i0 * s->ldx * r.esize;
+					r.ldx[t] = s->ldx;
+					continue;
+				}
+				for (int64_t i = 0; i < n && have != b; i++)
+					expand(buf + i * ld + at, (const bf16 *)s->x + (i0 + i) * s->ldx, SAL_BF16, s->k);
+				r.x[t] = buf + at;
+				r.ldx[t] = ld;
+			}
+			have = b;
+			/* all rows over one panel, then the next: the panel stays in the nearest cache */
+			int few = FEW_PANELS((int)min64(n, MR));
+			for (int64_t p = p0; p < p1;) {
+				int np = p1 - p >= few ? few : 1;
+				for (int64_t i = 0; i < n; i += MR) {
+					int m = (int)min64(MR, n - i);
+					int wp = np > 1 ? FEW_PANELS(m) : 1;
+					/* the last rows may take wider tiles than the rest: never past this strip */
+					if (wp > np)
+						wp = 1;
+					for (int64_t s = p; s < p + np; s += wp) {
+						(wp > 1 ? wide : narrow)[m](&q, &r, i, s, sums);
+						for (int k = 0; k < m; k++)
+							for (int c = 0; c < wp; c++) {
+								int64_t col = (s + c) * NR;
+								finish(&q, sums + (k * wp + c) * NR, i0 + i + k, col,
+								    (int)min64(NR, q.out - col));
+							}
+					}
+				}
+				p += np;
+			}
+		}
+	}
+}
+
+/* ---- packing ------------------------------------------------------------- */
+
+/* Place of (output o, k) in a matrix whose sums have length n. */
+INLINE int64_t
+place(enum sal_dtype dtype, int64_t n, int64_t o, int64_t k)
+{
+	if (dtype == SAL_F32)
+		return (o / NR * n + k) * NR + o % NR;
+	return (o / NR * ((n + 1) / 2 * 2) + (k & ~(int64_t)1)) * NR + o % NR * 2 + (k & 1);
+}
+
+INLINE void
+put(void *w, enum sal_dtype dtype, int64_t at, float v)
+{
+	if (dtype == SAL_F32)
+		((float *)w)[at] = v;
+	else
+		((bf16 *)w)[at] = f32_to_bf16(v);
+}
+
+void
+FN(sal_cpu_weight_pack)(struct sal_dev *dev, struct sal_weight w, int64_t row0, struct sal_tensor src, float scale)
+{
+	int64_t n = src.dim[0], k = w.in, last = row0 + n == w.out;
+	int64_t outs = ceil_div(w.out, NR) * NR, ins = ceil_div(k, NR) * NR;
+	int64_t ends = last ? outs - w.out : 0, even = ceil_div(w.out, 2) * 2;
+	const float *s = src.data;
+
+	/* whole panels to a task: no cache line has two writers */
+	int64_t first = row0 / NR, count = ceil_div(row0 + n + ends, NR) - first;
+#pragma omp parallel for num_threads(n * k < SMALL_WORK ? 1 : dev->threads)
+	for (int64_t b = 0; b < count; b++)
+		for (int64_t o = (first + b) * NR; o < (first + b + 1) * NR; o++) {
+			if (o < row0 || o >= row0 + n + ends)
+				continue;
+			for (int64_t j = 0; j < k; j++)
+				put(w.fwd, w.dtype, place(w.dtype, k, o, j), o < w.out ? scale * s[(o - row0) * k + j] : 0);
+			if (w.dtype == SAL_BF16 && k % 2)
+				put(w.fwd, w.dtype, place(w.dtype, k, o, k), 0);
+		}
+	if (!w.bwd)
+		return;
+#pragma omp parallel for num_threads(n * k < SMALL_WORK ? 1 : dev->threads)
+	for (int64_t b = 0; b < ins / NR; b++)
+		for (int64_t o = row0; o < (last && w.dtype == SAL_BF16 ? even : row0 + n); o++)
+			for (int64_t j = b * NR; j < (b + 1) * NR; j++)
+				put(w.bwd, w.dtype, place(w.dtype, w.out, j, o),
+				    o < w.out && j < k ? scale * s[(o - row0) * k + j] : 0);
+}
+
+/* ---- operations ---------------------------------------------------------- */
+
+void
+FN(sal_cpu_linear_forward)(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x, struct sal_weight w,
+    struct sal_tensor bias, struct sal_tensor u, const struct sal_weight *b, bool accumulate)
+{
+	struct sal_gemm q = { .dtype = w.dtype, .ydtype = y.dtype, .n = x.dim[0], .out = w.out, .terms = b ? 2 : 1,
+		.y = y.data, .ldy = w.out, .bias = bias.ndim ? bias.data : NULL, .scale = 1, .accumulate = accumulate };
+
+	q.term[0] = (struct sal_term){ .x = x.data, .w = w.fwd, .k = w.in, .ldx = w.in };
+	if (b)
+		q.term[1] = (struct sal_term){ .x = u.data, .w = b->fwd, .k = b->in, .ldx = b->in };
+	FN(sal_cpu_gemm)(dev, &q);
+}
+
+void
+FN(sal_cpu_linear_backward)(struct sal_dev *dev, struct sal_tensor dx, struct sal_tensor dy, struct sal_weight w,
+    struct sal_tensor du, const struct sal_weight *a, bool accumulate)
+{
+	struct sal_gemm q = { .dtype = w.dtype, .ydtype = dx.dtype, .n = dy.dim[0], .out = w.in, .terms = a ? 2 : 1,
+		.y = dx.data, .ldy = w.in, .scale = 1, .accumulate = accumulate };
+
+	q.term[0] = (struct sal_term){ .x = dy.data, .w = w.bwd, .k = w.out, .ldx = w.out };
+	if (a)
+		q.term[1] = (struct sal_term){ .x = du.data, .w = a->bwd, .k = a->out, .ldx = a->out };
+	FN(sal_cpu_gemm)(dev, &q);
+}
+
+/*
+ * The same product with t in the place of k: dy transposed serves as the rows,
+ * x, cut into panels of NR columns, as the packed matrix; both in F32.
+ */
+void
+FN(sal_cpu_linear_grad)(struct sal_dev *dev, struct sal_tensor dw, struct sal_tensor dy, struct sal_tensor x,
+    float scale, bool accumulate)
+{
+	int64_t len = dy.dim[0], out = dw.dim[0], in = dw.dim[1], panels = ceil_div(in, NR);
+	int64_t ld = ceil_div(len, 16) * 16 + 16, tasks = ceil_div(out, NR) + panels;
+	float *dyt = sal_cpu_scratch(dev, SAL_SLOT_A, (size_t)(out * ld) * 4);
+	float *xp = sal_cpu_scratch(dev, SAL_SLOT_B, (size_t)(panels * len * NR) * 4);
+
+	if (!dyt || !xp)
+		return;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(len * out * in < SMALL_WORK ? 1 : dev->threads)
+	for (int64_t b = 0; b < tasks; b++) {
+		const struct sal_tensor *s = b < panels ? &x : &dy;
+		int64_t cols = b < panels ? in : out, c0 = (b < panels ? b : b - panels) * NR;
+		int64_t n = min64(NR, cols - c0);
+		float t16[NR] = { 0 };
+
+		for (int64_t t = 0; t < len; t++) {
+			float *d = b < panels ? xp + (b * len + t) * NR : t16;
+			expand(d, (const char *)s->data + (t * cols + c0) * (s->dtype == SAL_BF16 ? 2 : 4), s->dtype, n);
+			for (int64_t j = n; j < NR; j++)
+				d[j] = 0;
+			for (int64_t j = 0; j < n && b >= panels; j++)
+				dyt[(c0 + j) * ld + t] = t16[j];
+		}
+	}
+	struct sal_gemm q = { .dtype = SAL_F32, .ydtype = SAL_F32, .n = out, .out = in, .terms = 1, .y = dw.data,
+		.ldy = in, .scale = scale, .accumulate = accumulate };
+	q.term[0] = (struct sal_term){ .x = dyt, .w = xp, .k = len, .ldx = ld };
+	FN(sal_cpu_gemm)(dev, &q);
+}
+
+void
+FN(sal_cpu_embedding_forward)(struct sal_dev *dev, struct sal_tensor y, struct sal_weight w, struct sal_tensor ids)
+{
+	const int32_t *id = ids.data;
+	int64_t n = ids.dim[0];
+	float *out = y.data;
+
+	for (int64_t i = 0; i < n; i++)
+		if (id[i] < 0 || id[i] >= w.out) {
+			sal_dev_fail(dev, "embedding_forward: id %d of row %lld is not below %lld", (int)id[i], (long long)i,
+			    (long long)w.out);
+			return;
+		}
+#pragma omp parallel for num_threads(n * w.in < SMALL_WORK ? 1 : dev->threads)
+	for (int64_t i = 0; i < n; i++)
+		for (int64_t j = 0; j < w.in; j++) {
+			int64_t at = place(w.dtype, w.in, id[i], j);
+			out[i * w.in + j] = w.dtype == SAL_F32 ? ((const float *)w.fwd)[at] : bf16_to_f32(((const bf16 *)w.fwd)[at]);
+		}
+}

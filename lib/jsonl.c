@@ -824,7 +824,8 @@ static char *hash_name(const void *p, size_t n)
 
 char *sal_record_id(const struct sal_record *r)
 {
-	static const char *const source[] = { "prompt", "messages" };
+	static const char *const source[] = { "prompt", "messages", "prompt_tokens" };
+	const cJSON *ask = cJSON_GetObjectItemCaseSensitive(r->json, "instruction"), *input = cJSON_GetObjectItemCaseSensitive(r->json, "input");
 	const cJSON *id = cJSON_GetObjectItemCaseSensitive(r->json, "id");
 	const char *text;
 	size_t n = 0;
@@ -841,6 +842,15 @@ char *sal_record_id(const struct sal_record *r)
 		copy = strndup(text, n);
 		if (!copy)
 			sal_err("out of memory");
+		return copy;
+	}
+	if (cJSON_IsString(ask)) {
+		struct sal_buf b = { 0 };
+		sal_buf_puts(&b, ask->valuestring);
+		if (cJSON_IsString(input) && input->valuestring[0])
+			sal_buf_printf(&b, "\n\n%s", input->valuestring);
+		copy = b.failed ? NULL : hash_name(b.data ? b.data : "", b.len);
+		sal_buf_free(&b);
 		return copy;
 	}
 	/* a prompt that is a string: its text; messages: their JSON as written */

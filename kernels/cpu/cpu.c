@@ -10,6 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wpsabi" /* vectors of vec.h are not passed to other files */
+#endif
 #define SAL_ISA portable /* cpu.h declares the operations of one set; none is used here */
 #include "cpu.h"
 

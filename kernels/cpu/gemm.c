@@ -280,6 +280,21 @@ expand(float *dst, const void *src, enum sal_dtype dtype, int64_t n)
 		dst[i] = bf16_to_f32(h[i]);
 }
 
+#if !PAIRS
+/* One panel of BF16 pairs as floats [k][NR]. */
+static void
+expand_panel(float *dst, const bf16 *w, int64_t k)
+{
+	const uint32_t *q = (const uint32_t *)(const void *)w;
+
+	for (int64_t i = 0; i < k; i += 2, dst += 2 * NR, q += NR)
+		for (int v = 0; v < NR; v += GL) {
+			g_store(dst + v, g_even(q + v));
+			g_store(dst + NR + v, g_odd(q + v));
+		}
+}
+#endif
+
 static int64_t
 min64(int64_t a, int64_t b)
 {
@@ -324,13 +339,17 @@ FN(sal_cpu_gemm)(struct sal_dev *dev, const struct sal_gemm *gemm)
 		group = ceil_div(ceil_div(panels, ceil_div(threads, blocks)), 2) * 2;
 	int64_t groups = ceil_div(panels, group);
 
+	/* with many rows to a panel, it too is expanded; the products are the same */
+	bool panel32 = expanded && block >= 4 * MR;
+	int64_t own = block * ld + (panel32 ? ld * NR : 0); /* floats of one thread */
 	float *scratch = NULL;
-	if (expanded && !(scratch = sal_cpu_scratch(dev, SAL_SLOT_GEMM, (size_t)threads * (size_t)(block * ld) * 4)))
+	if (expanded && !(scratch = sal_cpu_scratch(dev, SAL_SLOT_GEMM, (size_t)(threads * own) * 4)))
 		return;
 
 #pragma omp parallel num_threads(threads)
 	{
-		float *buf = scratch ? scratch + (int64_t)omp_get_thread_num() * block * ld : NULL;
+		float *buf = scratch ? scratch + (int64_t)omp_get_thread_num() * own : NULL;
+		float *wbuf = buf && panel32 ? buf + block * ld : NULL;
 		float sums[MR * MAX_P * NR] __attribute__((aligned(64)));
 		int64_t have = -1;
 
@@ -357,6 +376,27 @@ FN(sal_cpu_gemm)(struct sal_dev *dev, const struct sal_gemm *gemm)
 			int few = FEW_PANELS((int)min64(n, MR));
 			for (int64_t p = p0; p < p1;) {
 				int np = p1 - p >= few ? few : 1;
+				const struct sal_gemm *use = &q;
+				int64_t shift = 0;
+#if !PAIRS
+				struct sal_gemm q32;
+				if (wbuf && np == 1) {
+					q32 = q;
+					q32.dtype = SAL_F32;
+					float *to = wbuf;
+					for (int t = 0; t < q.terms; t++) {
+						const struct sal_term *s = &q.term[t];
+						expand_panel(to, (const bf16 *)s->w + p * s->panel, s->k);
+						q32.term[t].w = to;
+						q32.term[t].panel = 0;
+						to += ceil_div(s->k, 2) * 2 * NR;
+					}
+					use = &q32;
+					shift = p;
+				}
+#else
+				(void)wbuf;
+#endif
 				for (int64_t i = 0; i < n; i += MR) {
 					int m = (int)min64(MR, n - i);
 					int wp = np > 1 ? FEW_PANELS(m) : 1;
@@ -364,7 +404,7 @@ FN(sal_cpu_gemm)(struct sal_dev *dev, const struct sal_gemm *gemm)
 					if (wp > np)
 						wp = 1;
 					for (int64_t s = p; s < p + np; s += wp) {
-						(wp > 1 ? wide : narrow)[m](&q, &r, i, s, sums);
+						(wp > 1 ? wide : narrow)[m](use, &r, i, s - shift, sums);
 						for (int k = 0; k < m; k++)
 							for (int c = 0; c < wp; c++) {
 								int64_t col = (s + c) * NR;

@@ -1,0 +1,1600 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * check_kernels.c - every operation of kernels.h against ref.c.
+ *
+ * usage: check_kernels [-v] [--bench] [DEVICE]
+ *
+ * Each call of an operation is made on devices of 1, 2 and 3 threads, from the
+ * same bytes: the outputs must have the same bits, the guard bytes around every
+ * tensor and all inputs must come back unchanged.  Inputs are rounded to their
+ * dtype before the reference sees them.
+ *
+ * Tolerance of one element: 1e-30 (results below the normal numbers may be
+ * flushed) + the unit roundoff of the output's dtype times |ref| (the last
+ * rounding) + k * 2^-24 * mag, where mag is the sum of the absolute values of
+ * the terms and k is said where it is chosen.
+ */
+#include <math.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "kernels/kernels.h"
+#include "ref.h"
+
+#define U32 (1.0 / (1 << 24)) /* unit roundoff of float and of bf16 */
+#define U16 (1.0 / (1 << 8))
+#define GUARD 64
+#define MAX_BUFS 64
+#define PATTERN 0x5a /* as a float 1.5e16, as a bf16 the same: never mistaken for a result */
+#define COUNT(a) ((int)(sizeof(a) / sizeof(a)[0]))
+
+/* Bytes of the arena, and what the last good state of them is. */
+struct buf {
+	struct sal_tensor block;
+	size_t len;
+	char *want, *got;
+	bool out;
+};
+
+static struct sal_dev *devs[3], *dev;
+static struct sal_arena *arena;
+static struct buf bufs[MAX_BUFS];
+static int ndevs, nbufs, passed, failed, bad;
+static bool verbose;
+static char title[256];
+static void *pool[4096];
+static int npool;
+static uint64_t seed;
+
+/* ---- harness -------------------------------------------------------------- */
+
+static void *
+mem(size_t n)
+{
+	void *p = malloc(n ? n : 1);
+
+	if (!p || npool == COUNT(pool)) {
+		fprintf(stderr, "check_kernels: out of memory\n");
+		exit(1);
+	}
+	return pool[npool++] = p;
+}
+
+static double *
+zeros(int64_t n)
+{
+	double *p = mem((size_t)n * sizeof *p);
+
+	memset(p, 0, (size_t)n * sizeof *p);
+	return p;
+}
+
+__attribute__((format(printf, 1, 2))) static void
+fail(const char *fmt, ...)
+{
+	va_list ap;
+
+	if (bad++ < 4) {
+		printf("# ");
+		va_start(ap, fmt);
+		vprintf(fmt, ap);
+		va_end(ap);
+		printf("\n");
+	}
+}
+
+__attribute__((format(printf, 1, 2))) static void
+begin(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(title, sizeof title, fmt, ap);
+	va_end(ap);
+	bad = 0;
+	seed = 0x9e3779b97f4a7c15u;
+}
+
+static void
+done(void)
+{
+	if (bad)
+		failed++;
+	else
+		passed++;
+	if (bad || verbose)
+		printf("%sok %d - %s\n", bad ? "not " : "", passed + failed, title);
+	fflush(stdout);
+	sal_arena_reset(arena, 0);
+	nbufs = 0;
+	while (npool)
+		free(pool[--npool]);
+}
+
+static double
+uniform(void)
+{
+	seed ^= seed << 13;
+	seed ^= seed >> 7;
+	seed ^= seed << 17;
+	return (double)(seed >> 11) / 9007199254740992.0;
+}
+
+static int
+below(int n)
+{
+	return (int)(uniform() * n);
+}
+
+static size_t
+width(enum sal_dtype t)
+{
+	return t == SAL_BF16 ? 2 : 4;
+}
+
+static double
+unit(enum sal_dtype t)
+{
+	return t == SAL_BF16 ? U16 : U32;
+}
+
+static uint16_t
+to_bf16(float f)
+{
+	uint32_t u;
+
+	memcpy(&u, &f, 4);
+	return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
+static double
+from_bf16(uint16_t h)
+{
+	uint32_t u = (uint32_t)h << 16;
+	float f;
+
+	memcpy(&f, &u, 4);
+	return f;
+}
+
+static double
+rounded(enum sal_dtype t, double x)
+{
+	return t == SAL_BF16 ? from_bf16(to_bf16((float)x)) : (double)(float)x;
+}
+
+/* n values, bell-shaped about 0, of the dtype */
+static double *
+vals(enum sal_dtype t, int64_t n, double scale)
+{
+	double *v = zeros(n);
+
+	for (int64_t i = 0; i < n; i++)
+		v[i] = rounded(t, scale * 1.7 * (uniform() + uniform() + uniform() - 1.5));
+	return v;
+}
+
+static struct buf *
+track(struct sal_tensor block)
+{
+	struct buf *b = &bufs[nbufs++];
+
+	if (nbufs > MAX_BUFS) {
+		fprintf(stderr, "check_kernels: too many tensors in %s\n", title);
+		exit(1);
+	}
+	b->block = block;
+	b->len = sal_tensor_bytes(block);
+	b->want = mem(b->len);
+	b->got = mem(b->len);
+	memset(b->want, PATTERN, b->len);
+	b->out = false;
+	return b;
+}
+
+static struct sal_tensor
+place(enum sal_dtype t, int ndim, int64_t d0, int64_t d1, int64_t d2, int64_t d3, const void *src)
+{
+	struct sal_tensor x = { .dtype = t, .ndim = ndim, .dim = { d0, d1, d2, d3 } };
+	size_t n = sal_tensor_bytes(x);
+	struct buf *b = track(sal_tensor_new(arena, SAL_I32, 1, (int64_t)((n + 3) / 4) + 2 * GUARD / 4, 0, 0, 0));
+
+	if (src)
+		memcpy(b->want + GUARD, src, n);
+	sal_upload(devs[0], b->block, b->want);
+	x.data = (char *)b->block.data + GUARD;
+	return x;
+}
+
+static void
+thaw(const void *data)
+{
+	for (int i = 0; i < nbufs; i++)
+		if ((char *)bufs[i].block.data + GUARD == data)
+			bufs[i].out = true;
+}
+
+/* A tensor of values; init NULL: the pattern */
+static struct sal_tensor
+tensor(enum sal_dtype t, int ndim, int64_t d0, int64_t d1, int64_t d2, int64_t d3, const double *init)
+{
+	int64_t d[4] = { d0, d1, d2, d3 }, n = 1;
+	char *h = NULL;
+
+	for (int i = 0; i < ndim; i++)
+		n *= d[i];
+	if (init) {
+		h = mem((size_t)n * width(t));
+		for (int64_t i = 0; i < n; i++) {
+			float f = (float)init[i];
+			uint16_t s = to_bf16(f);
+			memcpy(h + (size_t)i * width(t), t == SAL_BF16 ? (void *)&s : (void *)&f, width(t));
+		}
+	}
+	return place(t, ndim, d0, d1, d2, d3, h);
+}
+
+#define IN1(t, v, a) tensor(t, 1, a, 0, 0, 0, v)
+#define IN2(t, v, a, b) tensor(t, 2, a, b, 0, 0, v)
+#define INT1(v, a) place(SAL_I32, 1, a, 0, 0, 0, v)
+
+/* An output, of unset content or of init */
+static struct sal_tensor
+out2(enum sal_dtype t, const double *init, int64_t a, int64_t b)
+{
+	struct sal_tensor x = b ? IN2(t, init, a, b) : IN1(t, init, a);
+
+	thaw(x.data);
+	return x;
+}
+
+/* Inputs must be as before, outputs the same on every device. */
+static void
+verify(int d)
+{
+	if (sal_dev_sync(dev)) {
+		fail("device: %s", sal_dev_error(dev));
+		return;
+	}
+	for (int i = 0; i < nbufs; i++) {
+		struct buf *b = &bufs[i];
+		char *now = d ? mem(b->len) : b->got;
+
+		sal_download(dev, now, b->block);
+		if (!b->out && memcmp(now, b->want, b->len))
+			fail("operand %d: an input or its guard bytes changed", i);
+		if (b->out && (memcmp(now, b->want, GUARD) || memcmp(now + b->len - GUARD, b->want + b->len - GUARD, GUARD)))
+			fail("operand %d: guard bytes of an output changed", i);
+		if (b->out && d && memcmp(now, b->got, b->len))
+			fail("operand %d: other bits with %d threads than with one", i, sal_dev_threads(dev));
+		if (d)
+			free(pool[--npool]);
+	}
+}
+
+static void
+restore(void)
+{
+	for (int i = 0; i < nbufs; i++)
+		if (bufs[i].out)
+			sal_upload(devs[0], bufs[i].block, bufs[i].want);
+}
+
+static void
+settle(void)
+{
+	for (int i = 0; i < nbufs; i++)
+		if (bufs[i].out) {
+			memcpy(bufs[i].want, bufs[i].got, bufs[i].len);
+			bufs[i].out = false;
+			sal_upload(devs[0], bufs[i].block, bufs[i].want);
+		}
+	dev = devs[0];
+}
+
+#define OP(call)                                      \
+	do {                                          \
+		for (int d_ = 0; d_ < ndevs; d_++) {  \
+			dev = devs[d_];               \
+			if (d_)                       \
+				restore();            \
+			call;                         \
+			verify(d_);                   \
+		}                                     \
+		settle();                             \
+	} while (0)
+
+static int64_t
+elements(struct sal_tensor t)
+{
+	return (int64_t)(sal_tensor_bytes(t) / width(t.dtype));
+}
+
+static void *
+bytes_of(struct sal_tensor t)
+{
+	void *h = mem(sal_tensor_bytes(t));
+
+	sal_download(devs[0], h, t);
+	return h;
+}
+
+static double *
+get(struct sal_tensor t)
+{
+	int64_t n = elements(t);
+	char *h = bytes_of(t);
+	double *v = zeros(n);
+
+	for (int64_t i = 0; i < n; i++) {
+		float f;
+		uint16_t s;
+		memcpy(&f, h + (size_t)i * width(t.dtype), t.dtype == SAL_BF16 ? 2 : 4);
+		memcpy(&s, h + (size_t)i * width(t.dtype), 2);
+		v[i] = t.dtype == SAL_BF16 ? from_bf16(s) : (double)f;
+	}
+	return v;
+}
+
+static void
+same_bits(const char *what, struct sal_tensor a, struct sal_tensor b)
+{
+	if (sal_tensor_bytes(a) != sal_tensor_bytes(b) || memcmp(bytes_of(a), bytes_of(b), sal_tensor_bytes(a)))
+		fail("%s: other bits", what);
+}
+
+/* |t - ref| <= 1e-30 + unit(dtype) |ref| + k mag; mag NULL: |ref| */
+static void
+near(const char *what, struct sal_tensor t, const double *ref, const double *mag, double k)
+{
+	double *v = get(t), worst = 0;
+	int64_t n = elements(t), at = -1, wrong = 0;
+
+	for (int64_t i = 0; i < n; i++) {
+		double tol = 1e-30 + 1.01 * unit(t.dtype) * fabs(ref[i]) + k * (mag ? mag[i] : fabs(ref[i]));
+		double e = fabs(v[i] - ref[i]) / tol;
+		wrong += !(e <= 1);
+		if (!(e <= worst)) {
+			worst = e;
+			at = i;
+		}
+	}
+	if (wrong)
+		fail("%s: %lld of %lld wrong; worst [%lld] %.9g, want %.9g, %.3g tolerances off", what, (long long)wrong,
+		    (long long)n, (long long)at, v[at], ref[at], worst);
+}
+
+/* The tensor holds exactly these values. */
+static void
+exact(const char *what, struct sal_tensor t, const double *ref)
+{
+	double *v = get(t);
+
+	for (int64_t i = 0; i < elements(t); i++)
+		if (!(v[i] == ref[i])) {
+			fail("%s: [%lld] is %.9g, want %.9g", what, (long long)i, v[i], ref[i]);
+			return;
+		}
+}
+
+/*
+ * A sum of n float terms: rounding errors of random sign grow with the square
+ * root of n; 2 sqrt(n) + 4 stands some four sigmas off, and one lost term of a
+ * thousand is still a hundred times larger.
+ */
+static double
+chain(double n)
+{
+	return U32 * (4 + 2 * sqrt(n));
+}
+
+/*
+ * Central differences of loss(), which reads x, against the gradient.  The step
+ * leaves about 1e-8 of truncation; the rest is float rounding in the kernel.
+ */
+static void
+differences(const char *what, struct sal_tensor grad, double *x, double (*loss)(void *), void *ctx)
+{
+	double *g = get(grad), top = 0, h = 1e-4;
+	int64_t n = elements(grad);
+
+	for (int64_t i = 0; i < n; i++)
+		top = fmax(top, fabs(g[i]));
+	for (int64_t i = 0; i < n; i += n / 40 + 1) {
+		double old = x[i], up, down;
+		x[i] = old + h;
+		up = loss(ctx);
+		x[i] = old - h;
+		down = loss(ctx);
+		x[i] = old;
+		if (!(fabs((up - down) / (2 * h) - g[i]) <= 2e-5 * top + 1e-6)) {
+			fail("%s: [%lld] gradient %.9g, differences %.9g", what, (long long)i, g[i], (up - down) / (2 * h));
+			return;
+		}
+	}
+}
+
+static double
+dot(const double *a, const double *b, int64_t n)
+{
+	double s = 0;
+
+	for (int64_t i = 0; i < n; i++)
+		s += a[i] * b[i];
+	return s;
+}
+
+/* Room for a packed matrix between guards, with the pattern in it */
+static struct sal_weight
+new_weight(enum sal_dtype t, int64_t out, int64_t in, bool transposed)
+{
+	struct sal_tensor g = sal_tensor_new(arena, SAL_I32, 1, GUARD / 4, 0, 0, 0), e;
+	struct sal_weight w = sal_weight_new(arena, t, out, in, transposed);
+
+	e = sal_tensor_new(arena, SAL_I32, 1, GUARD / 4, 0, 0, 0);
+	if (!e.data)
+		return w;
+	g.dim[0] = ((char *)e.data - (char *)g.data) / 4 + GUARD / 4;
+	struct buf *b = track(g);
+	b->out = true;
+	sal_upload(devs[0], g, b->want);
+	return w;
+}
+
+static struct sal_weight
+weight(enum sal_dtype t, const double *v, int64_t out, int64_t in, bool transposed)
+{
+	struct sal_weight w = new_weight(t, out, in, transposed);
+	struct sal_tensor src = IN2(SAL_F32, v, out, in);
+
+	OP(sal_weight_pack(dev, w, 0, src, 1));
+	return w;
+}
+
+static const char *
+name_of(enum sal_dtype t)
+{
+	return t == SAL_BF16 ? "bf16" : "f32";
+}
+
+/* ---- linear maps ---------------------------------------------------------- */
+
+static const struct {
+	int N, O, K, R;
+} linear_shapes[] = {
+	{ 1, 1, 1, 0 }, { 1, 7, 13, 1 }, { 2, 17, 5, 3 }, { 3, 31, 33, 0 }, { 4, 16, 16, 16 }, { 5, 15, 2, 2 },
+	{ 7, 64, 24, 8 }, { 6, 129, 31, 5 }, { 13, 97, 101, 0 }, { 33, 40, 65, 7 }, { 64, 32, 32, 4 }, { 31, 3, 127, 0 },
+	{ 1, 576, 576, 16 }, { 5, 192, 576, 0 }, { 19, 1536, 576, 8 }, { 8, 576, 1536, 0 }, { 300, 48, 1024, 0 },
+};
+
+static void
+test_linear(enum sal_dtype t, enum sal_dtype yt)
+{
+	for (int s = 0; s < COUNT(linear_shapes); s++)
+		for (int acc = 0; acc < 2; acc++) {
+			int N = linear_shapes[s].N, O = linear_shapes[s].O, K = linear_shapes[s].K, R = linear_shapes[s].R;
+			bool biased = (s + acc) % 2;
+
+			begin("linear %s to %s, N %d O %d K %d R %d%s%s", name_of(t), name_of(yt), N, O, K, R,
+			    biased ? " bias" : "", acc ? " accumulate" : "");
+			double *x = vals(t, N * K, 1), *w = vals(t, O * K, 1), *bias = vals(SAL_F32, O, 1);
+			double *u = R ? vals(t, N * R, 1) : NULL, *b = vals(t, O * R, 1), *a = vals(t, R * K, 1);
+			double *y = zeros(N * O), *mag = zeros(N * O), *y0 = vals(yt, N * O, 1), *dy = vals(t, N * O, 1);
+			struct sal_weight W = weight(t, w, O, K, true), Bw, Aw;
+			struct sal_tensor U = SAL_NONE;
+			if (R) {
+				Bw = weight(t, b, O, R, false);
+				Aw = weight(t, a, R, K, true);
+				U = IN2(t, u, N, R);
+			}
+			struct sal_tensor X = IN2(t, x, N, K), DY = IN2(t, dy, N, O);
+			struct sal_tensor bi = biased ? IN1(SAL_F32, bias, O) : SAL_NONE, Y = out2(yt, acc ? y0 : NULL, N, O);
+
+			OP(sal_linear_forward(dev, Y, X, W, bi, U, R ? &Bw : NULL, acc));
+			ref_linear(y, mag, x, w, biased ? bias : NULL, u, b, N, K, O, R);
+			for (int i = 0; acc && i < N * O; i++) {
+				y[i] += y0[i];
+				mag[i] += fabs(y0[i]);
+			}
+			near("y", Y, y, mag, chain(K + R + 2));
+
+			double *dx0 = vals(yt, N * K, 1), *dx = zeros(N * K), *dm = zeros(N * K);
+			struct sal_tensor DX = out2(yt, acc ? dx0 : NULL, N, K);
+			OP(sal_linear_backward(dev, DX, DY, W, U, R ? &Aw : NULL, acc));
+			ref_linear_backward(dx, dm, dy, w, u, a, N, K, O, R);
+			for (int i = 0; acc && i < N * K; i++) {
+				dx[i] += dx0[i];
+				dm[i] += fabs(dx0[i]);
+			}
+			near("dx", DX, dx, dm, chain(O + R + 2));
+			done();
+		}
+}
+
+struct linear_ctx {
+	double *x, *w, *dy, *y, *mag;
+	int N, K, O;
+};
+
+static double
+linear_loss(void *p)
+{
+	struct linear_ctx *c = p;
+
+	ref_linear(c->y, c->mag, c->x, c->w, NULL, NULL, NULL, c->N, c->K, c->O, 0);
+	return dot(c->y, c->dy, c->N * c->O);
+}
+
+static void
+test_linear_grad(enum sal_dtype tdy, enum sal_dtype tx)
+{
+	static const int shapes[][3] = { { 1, 1, 1 }, { 2, 7, 5 }, { 7, 16, 33 }, { 31, 17, 64 }, { 100, 8, 97 }, { 33, 65, 31 },
+		{ 3, 16, 576 }, { 37, 576, 16 }, { 12, 8, 1536 }, { 5, 1536, 8 } };
+
+	for (int s = 0; s < COUNT(shapes); s++)
+		for (int acc = 0; acc < 2; acc++) {
+			int T = shapes[s][0], O = shapes[s][1], K = shapes[s][2];
+			double scale = acc ? 0.5 : 2, *dy = vals(tdy, T * O, 1), *x = vals(tx, T * K, 1), *d0 = vals(SAL_F32, O * K, 1);
+			double *dw = zeros(O * K), *mag = zeros(O * K);
+
+			begin("linear_grad %s %s, T %d O %d K %d%s", name_of(tdy), name_of(tx), T, O, K, acc ? " accumulate" : "");
+			struct sal_tensor DY = IN2(tdy, dy, T, O), X = IN2(tx, x, T, K), DW = out2(SAL_F32, acc ? d0 : NULL, O, K);
+			OP(sal_linear_grad(dev, DW, DY, X, (float)scale, acc));
+			ref_linear_grad(dw, mag, dy, x, scale, T, K, O);
+			for (int i = 0; acc && i < O * K; i++) {
+				dw[i] += d0[i];
+				mag[i] += fabs(d0[i]);
+			}
+			near("dw", DW, dw, mag, chain(T + 2));
+			done();
+		}
+}
+
+static void
+test_linear_differences(void)
+{
+	int N = 5, K = 19, O = 21;
+	struct linear_ctx c = { .N = N, .K = K, .O = O };
+
+	begin("linear: gradients by differences");
+	c.x = vals(SAL_F32, N * K, 1);
+	c.w = vals(SAL_F32, O * K, 1);
+	c.dy = vals(SAL_F32, N * O, 1);
+	c.y = zeros(N * O);
+	c.mag = zeros(N * O);
+	struct sal_weight W = weight(SAL_F32, c.w, O, K, true);
+	struct sal_tensor X = IN2(SAL_F32, c.x, N, K), DY = IN2(SAL_F32, c.dy, N, O);
+	struct sal_tensor DX = out2(SAL_F32, NULL, N, K), DW = out2(SAL_F32, NULL, O, K);
+	OP(sal_linear_backward(dev, DX, DY, W, SAL_NONE, NULL, false); sal_linear_grad(dev, DW, DY, X, 1, false));
+	differences("dx", DX, c.x, linear_loss, &c);
+	differences("dw", DW, c.w, linear_loss, &c);
+	done();
+}
+
+static void
+test_linear_rows(enum sal_dtype t)
+{
+	static const int shapes[][3] = { { 576, 576, 16 }, { 192, 576, 0 }, { 1536, 576, 8 }, { 576, 1536, 0 }, { 33, 17, 3 },
+		{ 16, 576, 0 }, { 8, 1536, 0 } };
+	static const int cuts[][2] = { { 0, 1 }, { 17, 1 }, { 149, 1 }, { 3, 2 }, { 40, 5 }, { 64, 64 }, { 11, 37 } };
+
+	for (int s = 0; s < COUNT(shapes); s++) {
+		int N = 150, O = shapes[s][0], K = shapes[s][1], R = shapes[s][2];
+		struct sal_weight W, Bw, Aw;
+		struct sal_tensor U = SAL_NONE;
+
+		begin("linear %s, O %d K %d R %d: a row is the same in any batch", name_of(t), O, K, R);
+		W = weight(t, vals(t, O * K, 1), O, K, true);
+		if (R) {
+			Bw = weight(t, vals(t, O * R, 1), O, R, false);
+			Aw = weight(t, vals(t, R * K, 1), R, K, true);
+			U = IN2(t, vals(t, N * R, 1), N, R);
+		}
+		struct sal_tensor X = IN2(t, vals(t, N * K, 1), N, K), DY = IN2(t, vals(t, N * O, 1), N, O);
+		struct sal_tensor Y = out2(SAL_F32, NULL, N, O), DX = out2(t, NULL, N, K);
+		OP(sal_linear_forward(dev, Y, X, W, SAL_NONE, U, R ? &Bw : NULL, false);
+		    sal_linear_backward(dev, DX, DY, W, U, R ? &Aw : NULL, false));
+		for (int c = 0; c < COUNT(cuts); c++) {
+			int i = cuts[c][0], n = cuts[c][1];
+			struct sal_tensor u = R ? sal_tensor_rows(U, i, n) : SAL_NONE;
+			struct sal_tensor y = out2(SAL_F32, NULL, n, O), dx = out2(t, NULL, n, K);
+			OP(sal_linear_forward(dev, y, sal_tensor_rows(X, i, n), W, SAL_NONE, u, R ? &Bw : NULL, false);
+			    sal_linear_backward(dev, dx, sal_tensor_rows(DY, i, n), W, u, R ? &Aw : NULL, false));
+			same_bits("y", y, sal_tensor_rows(Y, i, n));
+			same_bits("dx", dx, sal_tensor_rows(DX, i, n));
+		}
+		done();
+	}
+}
+
+/* Packed in parts, each with its factor; read back by embedding and multiplied both ways. */
+static void
+test_pack(enum sal_dtype t)
+{
+	static const int shapes[][3] = { { 1, 1, 1 }, { 37, 9, 5 }, { 48, 32, 16 }, { 100, 31, 33 }, { 960, 576, 576 } };
+
+	for (int s = 0; s < COUNT(shapes); s++) {
+		int O = shapes[s][0], K = shapes[s][1], cut = shapes[s][2], N = 3;
+		double *src = vals(SAL_F32, O * K, 1), *w = zeros(O * K), *e = zeros(O * K);
+		int32_t *ids = mem((size_t)O * sizeof *ids);
+
+		begin("weight_pack and embedding %s, %d x %d in parts of %d", name_of(t), O, K, cut);
+		struct sal_tensor S = IN2(SAL_F32, src, O, K);
+		struct sal_weight W = new_weight(t, O, K, true);
+		void *block = (char *)bufs[nbufs - 1].block.data + GUARD;
+		for (int o = 0; o < O; o += cut) {
+			int n = O - o < cut ? O - o : cut;
+			float scale = o ? 0.3f : 1;
+			thaw(block);
+			OP(sal_weight_pack(dev, W, o, sal_tensor_rows(S, o, n), scale));
+			for (int i = o * K; i < (o + n) * K; i++)
+				w[i] = rounded(t, (float)src[i] * scale);
+		}
+		for (int i = 0; i < O; i++) {
+			ids[i] = (i * 7 + 3) % O;
+			memcpy(e + i * K, w + ids[i] * K, (size_t)K * sizeof *e);
+		}
+		struct sal_tensor E = out2(SAL_F32, NULL, O, K), I = INT1(ids, O);
+		OP(sal_embedding_forward(dev, E, W, I));
+		exact("embedding", E, e);
+		double *x = vals(t, N * K, 1), *dy = vals(t, N * O, 1), *y = zeros(N * O), *ym = zeros(N * O);
+		double *dx = zeros(N * K), *dm = zeros(N * K);
+		struct sal_tensor X = IN2(t, x, N, K), DY = IN2(t, dy, N, O);
+		struct sal_tensor Y = out2(SAL_F32, NULL, N, O), DX = out2(SAL_F32, NULL, N, K);
+		OP(sal_linear_forward(dev, Y, X, W, SAL_NONE, SAL_NONE, NULL, false);
+		    sal_linear_backward(dev, DX, DY, W, SAL_NONE, NULL, false));
+		ref_linear(y, ym, x, w, NULL, NULL, NULL, N, K, O, 0);
+		ref_linear_backward(dx, dm, dy, w, NULL, NULL, N, K, O, 0);
+		near("y", Y, y, ym, chain(K));
+		near("dx", DX, dx, dm, chain(O));
+		done();
+	}
+}
+
+/* ---- rows and elements ------------------------------------------------------ */
+
+struct rms_ctx {
+	double *x, *w, *dy, *y;
+	int N, C;
+};
+
+static double
+rms_loss(void *p)
+{
+	struct rms_ctx *c = p;
+
+	ref_rmsnorm(c->y, NULL, c->x, c->w, 1e-5, c->N, c->C);
+	return dot(c->y, c->dy, c->N * c->C);
+}
+
+static void
+test_rmsnorm(enum sal_dtype tx, enum sal_dtype ty)
+{
+	static const int shapes[][2] = { { 1, 1 }, { 3, 2 }, { 2, 7 }, { 5, 16 }, { 4, 33 }, { 9, 64 }, { 17, 101 }, { 33, 576 },
+		{ 2, 1000 } };
+
+	for (int s = 0; s < COUNT(shapes); s++)
+		for (int alias = 0; alias <= (tx == ty); alias++) {
+			int N = shapes[s][0], C = shapes[s][1], n = N * C;
+			struct rms_ctx c = { .N = N, .C = C };
+
+			begin("rmsnorm %s to %s, N %d C %d%s", name_of(tx), name_of(ty), N, C, alias ? " in place" : "");
+			c.x = vals(tx, n, 2);
+			c.w = vals(SAL_F32, C, 1);
+			c.dy = vals(ty, n, 1);
+			c.y = zeros(n);
+			double *rrms = zeros(N), *dx = zeros(n), *mag = zeros(n), *old = vals(tx, n, 1);
+			struct sal_tensor X = IN2(tx, c.x, N, C), W = IN1(SAL_F32, c.w, C), DY = IN2(ty, c.dy, N, C);
+			struct sal_tensor Y = out2(ty, alias ? c.x : NULL, N, C), R = out2(SAL_F32, NULL, N, 0);
+			struct sal_tensor one = out2(ty, NULL, 1, C), DX = out2(tx, alias ? c.dy : NULL, N, C);
+
+			OP(sal_rmsnorm_forward(dev, Y, R, alias ? Y : X, W, 1e-5f);
+			    sal_rmsnorm_forward(dev, one, SAL_NONE, sal_tensor_rows(X, N - 1, 1), W, 1e-5f);
+			    sal_rmsnorm_backward(dev, DX, alias ? DX : DY, X, W, R, false));
+			ref_rmsnorm(c.y, rrms, c.x, c.w, 1e-5f, N, C);
+			/* the sum of squares has one sign: its error halves under the root; then three products */
+			near("y", Y, c.y, NULL, chain(C));
+			near("rrms", R, rrms, NULL, chain(C));
+			same_bits("a row alone", one, sal_tensor_rows(Y, N - 1, 1));
+			ref_rmsnorm_backward(dx, mag, c.dy, c.x, c.w, rrms, N, C);
+			near("dx", DX, dx, mag, 3 * chain(C)); /* r enters cubed */
+			if (tx == SAL_F32 && ty == SAL_F32)
+				differences("dx", DX, c.x, rms_loss, &c);
+			if (!alias) {
+				struct sal_tensor acc = out2(tx, old, N, C);
+				OP(sal_rmsnorm_backward(dev, acc, DY, X, W, R, true));
+				for (int i = 0; i < n; i++) {
+					dx[i] += old[i];
+					mag[i] += fabs(old[i]);
+				}
+				near("dx accumulated", acc, dx, mag, 3 * chain(C));
+			}
+			done();
+		}
+}
+
+static void
+test_rope(enum sal_dtype t)
+{
+	static const int shapes[][3] = { { 1, 1, 2 }, { 5, 3, 6 }, { 33, 9, 64 }, { 7, 3, 16 }, { 2, 2, 128 }, { 3, 1, 34 } };
+	enum { P = 97 };
+
+	for (int s = 0; s < COUNT(shapes); s++) {
+		int N = shapes[s][0], H = shapes[s][1], D = shapes[s][2], n = N * H * D;
+		double *x = vals(t, n, 1), *cs = zeros(P * D), *y = zeros(n), *mag = zeros(n);
+		int32_t *pos = mem((size_t)N * sizeof *pos);
+
+		begin("rope %s, N %d H %d D %d", name_of(t), N, H, D);
+		for (int i = 0; i < N; i++)
+			pos[i] = i == N - 1 ? P - 1 : below(P);
+		for (int p = 0; p < P; p++)
+			for (int d = 0; d < D / 2; d++) {
+				cs[p * D + d] = (float)cos(p * pow(1e4, -2.0 * d / D));
+				cs[p * D + D / 2 + d] = (float)sin(p * pow(1e4, -2.0 * d / D));
+			}
+		struct sal_tensor CS = tensor(SAL_F32, 3, P, 2, D / 2, 0, cs), I = INT1(pos, N);
+		struct sal_tensor X = tensor(t, 3, N, H, D, 0, x), Z = tensor(t, 3, N, H, D, 0, x);
+		thaw(X.data);
+		thaw(Z.data);
+		OP(sal_rope_forward(dev, X, I, CS); sal_rope_backward(dev, Z, I, CS));
+		ref_rope(y, mag, x, pos, cs, N, H, D, 1);
+		near("forward", X, y, mag, 2 * U32); /* two products and a sum */
+		ref_rope(y, mag, x, pos, cs, N, H, D, -1);
+		near("backward", Z, y, mag, 2 * U32);
+		done();
+	}
+}
+
+struct swiglu_ctx {
+	double *gate, *up, *dy, *y;
+	int n;
+};
+
+static double
+swiglu_loss(void *p)
+{
+	struct swiglu_ctx *c = p;
+
+	ref_swiglu(c->y, c->gate, c->up, c->n);
+	return dot(c->y, c->dy, c->n);
+}
+
+static void
+test_swiglu(enum sal_dtype t)
+{
+	static const int shapes[][2] = { { 1, 1 }, { 1, 7 }, { 2, 33 }, { 5, 101 }, { 9, 1536 }, { 64, 64 } };
+	static const double ends[] = { 0, 100, -100, 80, -80, 20, -20, 1e-20, -1e-20 };
+
+	for (int s = 0; s < COUNT(shapes); s++)
+		for (int alias = 0; alias < 3; alias++) {
+			int N = shapes[s][0], F = shapes[s][1], n = N * F;
+			struct swiglu_ctx c = { .n = n };
+
+			begin("swiglu %s, N %d F %d, alias %d", name_of(t), N, F, alias);
+			c.gate = vals(t, n, 4);
+			c.up = vals(t, n, 1);
+			c.dy = vals(t, n, 1);
+			c.y = zeros(n);
+			for (int i = 0; i < COUNT(ends) && s > 0; i++)
+				c.gate[i * 3 % n] = rounded(t, ends[i]);
+			double *dg = zeros(n), *du = zeros(n), *dgm = zeros(n), *mag = zeros(n);
+			struct sal_tensor G = IN2(t, c.gate, N, F), Up = IN2(t, c.up, N, F), DY = IN2(t, c.dy, N, F);
+			struct sal_tensor Y = out2(t, alias == 1 ? c.gate : alias == 2 ? c.up : NULL, N, F);
+			struct sal_tensor DG = out2(t, alias == 1 ? c.gate : alias == 2 ? c.dy : NULL, N, F);
+			struct sal_tensor DU = out2(t, alias ? c.up : NULL, N, F);
+			OP(sal_swiglu_forward(dev, Y, alias == 1 ? Y : G, alias == 2 ? Y : Up);
+			    sal_swiglu_backward(dev, DG, DU, alias == 2 ? DG : DY, alias == 1 ? DG : G, alias ? DU : Up));
+			ref_swiglu(c.y, c.gate, c.up, n);
+			/*
+			 * exp to 2 ulp, a sum, a quotient, two products: below 12 roundings.  Below
+			 * -87 exp is held at its limit, where silu and its slope are under 1e-35.
+			 */
+			for (int i = 0; i < n; i++)
+				mag[i] = fabs(c.y[i]) + 1e-28 * fabs(c.up[i]);
+			near("y", Y, c.y, mag, 12 * U32);
+			ref_swiglu_backward(dg, du, c.dy, c.gate, c.up, n);
+			for (int i = 0; i < n; i++) {
+				double sg = 1 / (1 + exp(-c.gate[i]));
+				/* 1 + g (1 - s) cancels for g < 0: the bound is that of its parts; 1 - s is a rounding of s off */
+				dgm[i] = fabs(c.dy[i] * c.up[i]) * (sg * (1 + fabs(c.gate[i])) + 1e-28);
+				mag[i] = fabs(du[i]) + 1e-28 * fabs(c.dy[i]);
+			}
+			near("dgate", DG, dg, dgm, 14 * U32);
+			near("dup", DU, du, mag, 12 * U32);
+			if (t == SAL_F32) {
+				for (int i = 0; i < n; i++)
+					if (fabs(c.gate[i]) > 40) /* 1 step of loss() is lost beside terms this large */
+						goto end;
+				differences("dgate", DG, c.gate, swiglu_loss, &c);
+				differences("dup", DU, c.up, swiglu_loss, &c);
+			}
+end:
+			done();
+		}
+	if (t == SAL_F32) { /* exp over its whole range, seen through the gate: silu(g) / g = 1 / (1 + exp(-g)) */
+		int n = 20001;
+		struct swiglu_ctx c = { .n = n };
+		begin("swiglu f32: the exponential from -80 to 80");
+		c.gate = zeros(n);
+		c.up = zeros(n);
+		c.y = zeros(n);
+		for (int i = 0; i < n; i++) {
+			c.gate[i] = (float)(-80 + 160.0 * i / (n - 1));
+			c.up[i] = 1;
+		}
+		struct sal_tensor G = IN2(t, c.gate, 1, n), Up = IN2(t, c.up, 1, n), Y = out2(t, NULL, 1, n);
+		OP(sal_swiglu_forward(dev, Y, G, Up));
+		ref_swiglu(c.y, c.gate, c.up, n);
+		near("silu", Y, c.y, NULL, 7 * U32); /* exp 4 units, a sum, a quotient, a product, and up */
+		done();
+	}
+}
+
+static double
+head_loss(void *p)
+{
+	struct linear_ctx *c = p;
+
+	ref_head(c->y, c->mag, c->x, c->w, 0.25, c->N, c->K);
+	return dot(c->y, c->dy, c->N);
+}
+
+static void
+test_head(enum sal_dtype t)
+{
+	static const int shapes[][2] = { { 1, 1 }, { 2, 7 }, { 5, 33 }, { 100, 64 }, { 31, 576 }, { 40, 1001 } };
+
+	for (int s = 0; s < COUNT(shapes); s++)
+		for (int acc = 0; acc < 2; acc++) {
+			int N = shapes[s][0], C = shapes[s][1];
+			struct linear_ctx c = { .N = N, .K = C };
+			double bias = 0.25, *dw0 = vals(SAL_F32, C, 1), db0 = 0.75, db, dbm;
+
+			begin("head %s, N %d C %d%s", name_of(t), N, C, acc ? " accumulate" : "");
+			c.x = vals(t, N * C, 1);
+			c.w = vals(SAL_F32, C, 1);
+			c.dy = vals(SAL_F32, N, 1);
+			c.y = zeros(N);
+			c.mag = zeros(N);
+			double *dh = zeros(N * C), *dw = zeros(C), *dwm = zeros(C);
+			struct sal_tensor H = IN2(t, c.x, N, C), W = IN1(SAL_F32, c.w, C), DY = IN1(SAL_F32, c.dy, N);
+			struct sal_tensor b = acc ? SAL_NONE : IN1(SAL_F32, &bias, 1), Y = out2(SAL_F32, NULL, N, 0);
+			struct sal_tensor one = out2(SAL_F32, NULL, 1, 0), DH = out2(SAL_F32, NULL, N, C);
+			struct sal_tensor DW = out2(SAL_F32, acc ? dw0 : NULL, C, 0), DB = out2(SAL_F32, acc ? &db0 : NULL, 1, 0);
+			OP(sal_head_forward(dev, Y, H, W, b); sal_head_forward(dev, one, sal_tensor_rows(H, N - 1, 1), W, b);
+			    sal_head_backward(dev, DH, DW, DB, DY, H, W, acc));
+			ref_head(c.y, c.mag, c.x, c.w, acc ? 0 : bias, N, C);
+			near("y", Y, c.y, c.mag, chain(C));
+			same_bits("a row alone", one, sal_tensor_rows(Y, N - 1, 1));
+			if (!acc && t == SAL_F32) {
+				differences("dh", DH, c.x, head_loss, &c);
+				differences("dw", DW, c.w, head_loss, &c);
+			}
+			ref_head_backward(dh, dw, dwm, &db, &dbm, c.dy, c.x, c.w, N, C);
+			for (int i = 0; acc && i < C; i++) {
+				dw[i] += dw0[i];
+				dwm[i] += fabs(dw0[i]);
+			}
+			db += acc ? db0 : 0;
+			near("dh", DH, dh, NULL, 0);
+			near("dw", DW, dw, dwm, chain(N));
+			near("db", DB, &db, &dbm, chain(N));
+			/* rows in order: two calls give what one gives */
+			struct sal_tensor DW2 = out2(SAL_F32, acc ? dw0 : NULL, C, 0), DH2 = out2(SAL_F32, NULL, N, C);
+			int n = N / 2;
+			if (n > 0) {
+				OP(sal_head_backward(dev, sal_tensor_rows(DH2, 0, n), DW2, SAL_NONE, sal_tensor_rows(DY, 0, n),
+				       sal_tensor_rows(H, 0, n), W, acc);
+				    sal_head_backward(dev, sal_tensor_rows(DH2, n, N - n), DW2, SAL_NONE, sal_tensor_rows(DY, n, N - n),
+				        sal_tensor_rows(H, n, N - n), W, true));
+				same_bits("dw in two calls", DW2, DW);
+			}
+			done();
+		}
+}
+
+static void
+test_elements(void)
+{
+	static const int sizes[] = { 1, 2, 7, 31, 4095, 4096, 4097, 70001 };
+	static const enum sal_dtype types[] = { SAL_F32, SAL_BF16 };
+
+	for (int s = 0; s < COUNT(sizes); s++) {
+		int n = sizes[s];
+		double *x = vals(SAL_F32, n, 1), *y = vals(SAL_F32, n, 1), *r = zeros(n), sum = 0, got = 0;
+
+		begin("zero, copy, add, sumsq of %d", n);
+		if (n > 3) { /* bf16: halfway cases go to the even one */
+			x[0] = 1 + 1.0 / 256;
+			x[1] = 1 + 3.0 / 256;
+			x[2] = -0.0;
+		}
+		struct sal_tensor X = IN1(SAL_F32, x, n), Y = out2(SAL_F32, y, n, 0), Z = out2(SAL_F32, NULL, n, 0);
+		OP(sal_add(dev, Y, X); sal_zero(dev, Z));
+		for (int i = 0; i < n; i++) {
+			r[i] = (float)(x[i] + y[i]);
+			sum += x[i] * x[i];
+		}
+		exact("add", Y, r);
+		exact("zero", Z, zeros(n));
+		for (int a = 0; a < 2; a++)
+			for (int b = 0; b < 2; b++) {
+				struct sal_tensor A = IN1(types[a], x, n), B = out2(types[b], NULL, n, 0);
+				OP(sal_copy(dev, B, A));
+				for (int i = 0; i < n; i++)
+					r[i] = rounded(types[b], rounded(types[a], x[i]));
+				exact("copy", B, r);
+			}
+		OP(got = sal_sumsq(dev, X); if (fabs(got - sum) > 1e-12 * sum) fail("sumsq %.17g, want %.17g", got, sum));
+		done();
+	}
+	for (int t = 0; t < 2; t++) {
+		int N = 41, n = 13, C = 37;
+		int32_t idx[13];
+		double *x = vals(types[t], N * C, 1), *y = zeros(n * C), *z = zeros(N * C);
+
+		begin("gather and scatter, %s", name_of(types[t]));
+		for (int i = 0; i < n; i++)
+			idx[i] = (i * 17 + 40) % N;
+		struct sal_tensor X = IN2(types[t], x, N, C), I = INT1(idx, n), Y = out2(types[t], NULL, n, C);
+		OP(sal_gather(dev, Y, X, I));
+		for (int i = 0; i < n; i++) {
+			memcpy(y + i * C, x + idx[i] * C, (size_t)C * sizeof *y);
+			memcpy(z + idx[i] * C, x + idx[i] * C, (size_t)C * sizeof *y);
+		}
+		exact("gather", Y, y);
+		if (types[t] == SAL_F32) {
+			struct sal_tensor Z = out2(SAL_F32, NULL, N, C);
+			OP(sal_scatter(dev, Z, Y, I));
+			exact("scatter", Z, z);
+		}
+		done();
+	}
+}
+
+static void
+test_adamw(void)
+{
+	static const int sizes[] = { 1, 7, 33, 1000, 40000 };
+
+	for (int s = 0; s < COUNT(sizes); s++) {
+		int n = sizes[s];
+		float lr = 1e-3f, b1 = 0.9f, b2 = 0.999f, eps = 1e-8f, decay = s % 2 ? 0.1f : 0, gs = 0.5f;
+		double *w = vals(SAL_F32, n, 1), *m = zeros(n), *v = zeros(n), *mag = zeros(n), *mm = zeros(n);
+
+		begin("adamw, %d elements, 5 steps", n);
+		struct sal_tensor W = IN1(SAL_F32, w, n), M = IN1(SAL_F32, m, n), V = IN1(SAL_F32, v, n);
+		for (int step = 1; step <= 5; step++) {
+			double *g = vals(SAL_F32, n, step % 2 ? 1 : 1e-3);
+			struct sal_tensor G = IN1(SAL_F32, g, n);
+			thaw(W.data);
+			thaw(M.data);
+			thaw(V.data);
+			OP(sal_adamw(dev, W, M, V, G, gs, lr, b1, b2, eps, decay, step));
+			ref_adamw(w, m, v, g, n, gs, lr, b1, b2, eps, decay, step);
+			for (int i = 0; i < n; i++) {
+				mm[i] = b1 * mm[i] + (1 - b1) * fabs(gs * g[i]);
+				/* of each step: w is rounded twice, the step (at most some lr) about ten times */
+				mag[i] += 2 * fabs(w[i]) + 10 * lr * (1 + mm[i] / (sqrt(v[i]) + 1e-30) * 2);
+			}
+		}
+		near("m", M, m, mm, 20 * U32); /* four roundings a step */
+		near("v", V, v, NULL, 25 * U32);
+		near("w", W, w, mag, 1.5 * U32);
+		done();
+	}
+}
+
+/* ---- attention -------------------------------------------------------------- */
+
+/* A batch of sequences, keys and values in shuffled pages */
+struct attn {
+	struct ref_attn r;
+	int N, NK, M; /* rows of q; rows of k; pages of the longest */
+	int32_t off[17], koff[17], first[16];
+	int32_t *pages, *slot;
+	double *q, *k, *v, *y, *lse, *ymag, *lmag, *dy;
+	struct sal_tensor Q, K, V, slots, Y, L;
+	struct sal_kv kv;
+	struct sal_seqs seqs;
+};
+
+/* lens: rows, -1 ends; before: cached positions or NULL */
+static void
+attn_setup(struct attn *a, enum sal_dtype t, int Hq, int Hk, int D, int window, const int *lens, const int *before,
+    double scale)
+{
+	int P = 1;
+
+	memset(a, 0, sizeof *a);
+	for (; lens[a->r.B] > 0; a->r.B++) {
+		int b = a->r.B, f = before ? before[b] : 0, pages = (f + lens[b] + SAL_KV_PAGE - 1) / SAL_KV_PAGE;
+		a->first[b] = f;
+		a->off[b + 1] = a->off[b] + lens[b];
+		a->koff[b + 1] = a->koff[b] + f + lens[b];
+		a->M = pages > a->M ? pages : a->M;
+		P += pages;
+	}
+	a->N = a->off[a->r.B];
+	a->NK = a->koff[a->r.B];
+	a->r = (struct ref_attn){ a->r.B, Hq, Hk, D, window, a->off, a->koff };
+	int B = a->r.B, nq = a->N * Hq * D, nk = a->NK * Hk * D;
+	int32_t *perm = mem((size_t)P * sizeof *perm);
+	for (int i = 0; i < P; i++) { /* Fisher and Yates, inside out */
+		int j = below(i + 1);
+		perm[i] = perm[j];
+		perm[j] = i;
+	}
+	a->pages = mem((size_t)(B * a->M) * sizeof *a->pages);
+	a->slot = mem((size_t)a->NK * sizeof *a->slot);
+	for (int b = 0, p = 0; b < B; b++) {
+		int n = a->koff[b + 1] - a->koff[b], pages = (n + SAL_KV_PAGE - 1) / SAL_KV_PAGE;
+		for (int j = 0; j < a->M; j++) /* past the end: numbers that must not be followed */
+			a->pages[b * a->M + j] = j < pages ? perm[p + j] : 0x3fffffff;
+		for (int i = 0; i < n; i++)
+			a->slot[a->koff[b] + i] = perm[p + i / SAL_KV_PAGE] * SAL_KV_PAGE + i % SAL_KV_PAGE;
+		p += pages;
+	}
+	a->q = vals(t, nq, scale);
+	a->k = vals(t, nk, 1);
+	a->v = vals(t, nk, 1);
+	a->dy = vals(t, nq, 1);
+	a->y = zeros(nq);
+	a->ymag = zeros(nq);
+	a->lse = zeros(a->N * Hq);
+	a->lmag = zeros(a->N * Hq);
+	a->Q = IN2(t, a->q, a->N, Hq * D);
+	a->K = IN2(t, a->k, a->NK, Hk * D);
+	a->V = IN2(t, a->v, a->NK, Hk * D);
+	a->slots = INT1(a->slot, a->NK);
+	a->kv.k = tensor(t, 4, P, Hk, SAL_KV_PAGE, D, NULL);
+	a->kv.v = tensor(t, 4, P, Hk, SAL_KV_PAGE, D, NULL);
+	a->seqs.off = INT1(a->off, B + 1);
+	a->seqs.first = INT1(a->first, B);
+	a->seqs.pages = place(SAL_I32, 2, B, a->M, 0, 0, a->pages);
+	a->Y = out2(t, NULL, a->N, Hq * D);
+	a->L = out2(SAL_F32, NULL, a->N, Hq);
+}
+
+static void
+attn_zero(struct attn *a)
+{
+	thaw(a->kv.k.data);
+	thaw(a->kv.v.data);
+	OP(sal_zero(dev, a->kv.k); sal_zero(dev, a->kv.v));
+}
+
+static void
+attn_store(struct attn *a)
+{
+	attn_zero(a);
+	thaw(a->kv.k.data);
+	thaw(a->kv.v.data);
+	OP(sal_kv_store(dev, a->kv, a->K, a->V, a->slots));
+}
+
+static double
+attn_loss(void *p)
+{
+	struct attn *a = p;
+
+	ref_attention(a->y, a->lse, a->ymag, a->lmag, a->q, a->k, a->v, &a->r);
+	return dot(a->y, a->dy, a->N * a->r.Hq * a->r.D);
+}
+
+static void
+test_attention(enum sal_dtype t)
+{
+	static const struct {
+		int Hq, Hk, D, window, lens[8], before[8];
+	} c[] = {
+		{ 9, 3, 64, 0, { 1 }, { 0 } }, { 9, 3, 64, 0, { 31 }, { 0 } }, { 9, 3, 64, 0, { 32 }, { 0 } },
+		{ 9, 3, 64, 0, { 33 }, { 0 } }, { 9, 3, 64, 0, { 100 }, { 0 } }, { 9, 3, 64, 0, { 5, 1, 64, 33, 2 }, { 0 } },
+		{ 9, 3, 64, 40, { 100, 7, 41 }, { 0 } }, { 4, 4, 16, 0, { 33, 5 }, { 0 } }, { 4, 4, 16, 1, { 34, 1 }, { 0 } },
+		{ 2, 1, 32, 8, { 70 }, { 0 } }, { 2, 2, 128, 0, { 40, 31 }, { 0 } }, { 6, 2, 16, 33, { 97, 3 }, { 0 } },
+		{ 3, 1, 2, 0, { 37 }, { 0 } }, { 1, 1, 6, 32, { 65 }, { 0 } }, { 40, 1, 16, 0, { 35 }, { 0 } },
+		{ 4, 2, 80, 0, { 33 }, { 0 } },
+		{ 9, 3, 64, 0, { 1, 1, 1, 1, 1 }, { 99, 31, 32, 0, 5 } }, { 9, 3, 64, 0, { 3, 40, 1 }, { 40, 1, 64 } },
+		{ 9, 3, 64, 20, { 3, 40, 1 }, { 40, 1, 64 } }, { 4, 4, 16, 7, { 30, 2, 1 }, { 3, 62, 127 } },
+		{ 15, 5, 64, 0, { 29, 12 }, { 0 } },
+	};
+
+	for (int s = 0; s < COUNT(c); s++) {
+		int Hq = c[s].Hq, Hk = c[s].Hk, D = c[s].D, prefix = 0, longest = 0;
+		struct attn a;
+
+		for (int b = 0; b < 8; b++)
+			prefix += c[s].before[b];
+		begin("attention %s, Hq %d Hk %d D %d window %d, %d.. rows%s", name_of(t), Hq, Hk, D, c[s].window, c[s].lens[0],
+		    prefix ? " after a prefix" : "");
+		/* every fourth with scores of some tens, which make the online softmax correct itself */
+		attn_setup(&a, t, Hq, Hk, D, c[s].window, c[s].lens, c[s].before, s % 4 == 1 ? 8 : 1);
+		attn_store(&a);
+		thaw(a.Y.data);
+		thaw(a.L.data);
+		OP(sal_attention_forward(dev, a.Y, a.L, a.Q, a.kv, a.seqs, c[s].window));
+		for (int b = 0; b < a.r.B; b++)
+			longest = a.koff[b + 1] - a.koff[b] > longest ? a.koff[b + 1] - a.koff[b] : longest;
+		ref_attention(a.y, a.lse, a.ymag, a.lmag, a.q, a.k, a.v, &a.r);
+		/* a score is a chain over D, its error multiplies its probability; the output is a chain over keys */
+		double k = chain(D) + chain(longest);
+		near("y", a.Y, a.y, a.ymag, k);
+		near("lse", a.L, a.lse, a.lmag, k);
+		struct sal_tensor Y2 = out2(t, NULL, a.N, Hq * D);
+		OP(sal_attention_forward(dev, Y2, SAL_NONE, a.Q, a.kv, a.seqs, c[s].window));
+		same_bits("y without lse", Y2, a.Y);
+		if (!prefix) {
+			double *d[3], *m[3], *y = get(a.Y), *lse = get(a.L);
+			struct sal_tensor DY = IN2(t, a.dy, a.N, Hq * D), DQ = out2(t, NULL, a.N, Hq * D);
+			struct sal_tensor DK = out2(t, NULL, a.N, Hk * D), DV = out2(t, NULL, a.N, Hk * D);
+			for (int i = 0; i < 3; i++) {
+				d[i] = zeros(a.N * Hq * D);
+				m[i] = zeros(a.N * Hq * D);
+			}
+			OP(sal_attention_backward(dev, DQ, DK, DV, DY, a.Y, a.Q, a.L, a.kv, a.seqs, c[s].window));
+			ref_attention_backward(d, m, a.dy, y, a.q, a.k, a.v, lse, &a.r);
+			near("dq", DQ, d[0], m[0], k);
+			near("dk", DK, d[1], m[1], k + chain(longest * Hq / Hk));
+			near("dv", DV, d[2], m[2], k + chain(longest * Hq / Hk));
+			if (t == SAL_F32 && a.N * Hq * D < 8000 && s % 4 != 1) {
+				differences("dq", DQ, a.q, attn_loss, &a);
+				differences("dk", DK, a.k, attn_loss, &a);
+				differences("dv", DV, a.v, attn_loss, &a);
+			}
+		}
+		done();
+	}
+}
+
+/* Row by row with a cache, in chunks, beside others, and through a copied page: the bits of prefill. */
+static void
+test_attention_order(enum sal_dtype t)
+{
+	static const struct {
+		int Hq, Hk, D, window;
+	} c[] = { { 9, 3, 64, 0 }, { 9, 3, 64, 20 }, { 4, 4, 16, 0 }, { 2, 1, 128, 33 }, { 6, 2, 10, 0 } };
+
+	for (int s = 0; s < COUNT(c); s++) {
+		int Hq = c[s].Hq, Hk = c[s].Hk, D = c[s].D, w = c[s].window, lens[] = { 5, 75, 40, -1 };
+		int32_t off[2] = { 0, 1 };
+		struct attn a;
+
+		begin("attention %s, Hq %d Hk %d D %d window %d: decoding is prefill", name_of(t), Hq, Hk, D, w);
+		attn_setup(&a, t, Hq, Hk, D, w, lens, NULL, 2);
+		attn_store(&a);
+		thaw(a.Y.data);
+		thaw(a.L.data);
+		OP(sal_attention_forward(dev, a.Y, a.L, a.Q, a.kv, a.seqs, w));
+		struct sal_tensor Y2 = out2(t, NULL, a.N, Hq * D), L2 = out2(SAL_F32, NULL, a.N, Hq);
+		struct sal_tensor one = INT1(off, 2), first = INT1(off, 1), pages = sal_tensor_rows(a.seqs.pages, 1, 1);
+		OP(for (int i = 0; i < a.N; i++) {
+			sal_copy(dev, sal_tensor_rows(Y2, i, 1), sal_tensor_rows(a.Q, i, 1));
+			sal_zero(dev, sal_tensor_rows(L2, i, 1));
+		});
+		attn_zero(&a);
+		for (int chunk = 1; chunk <= 13; chunk += 12) { /* one row at a time, then thirteen */
+			for (int i = 0; i < lens[1]; i += chunk) {
+				int n = lens[1] - i < chunk ? lens[1] - i : chunk;
+				off[1] = n;
+				sal_upload(devs[0], one, off);
+				sal_upload(devs[0], first, &(int32_t){ i });
+				for (int b = 0; b < nbufs; b++) /* the harness is told of the two */
+					if ((char *)bufs[b].block.data + GUARD == one.data || (char *)bufs[b].block.data + GUARD == first.data)
+						sal_download(devs[0], bufs[b].want, bufs[b].block);
+				struct sal_seqs q = { one, first, pages };
+				thaw(a.kv.k.data);
+				thaw(a.kv.v.data);
+				thaw(Y2.data);
+				thaw(L2.data);
+				int row = lens[0] + i;
+				OP(sal_kv_store(dev, a.kv, sal_tensor_rows(a.K, row, n), sal_tensor_rows(a.V, row, n),
+				       sal_tensor_rows(a.slots, row, n));
+				    sal_attention_forward(dev, sal_tensor_rows(Y2, row, n), sal_tensor_rows(L2, row, n),
+				        sal_tensor_rows(a.Q, row, n), a.kv, q, w));
+			}
+			same_bits("y", sal_tensor_rows(Y2, lens[0], lens[1]), sal_tensor_rows(a.Y, lens[0], lens[1]));
+			same_bits("lse", sal_tensor_rows(L2, lens[0], lens[1]), sal_tensor_rows(a.L, lens[0], lens[1]));
+			attn_zero(&a);
+		}
+		/* the last page of sequence 1, under another number */
+		attn_store(&a);
+		int32_t other[8], src = a.pages[a.M + 2], spare = 0;
+		for (int used = 1; used;) {
+			used = 0;
+			for (int b = 0; b < 3; b++)
+				for (int j = 0; j < (lens[b] + 31) / 32; j++)
+					used |= a.pages[b * a.M + j] == spare;
+			spare += used;
+		}
+		memcpy(other, a.pages + a.M, (size_t)a.M * sizeof *other);
+		other[2] = spare;
+		off[1] = lens[1];
+		struct sal_seqs q = { INT1(off, 2), INT1(&(int32_t){ 0 }, 1), place(SAL_I32, 2, 1, a.M, 0, 0, other) };
+		struct sal_tensor Y3 = out2(t, NULL, lens[1], Hq * D);
+		thaw(a.kv.k.data);
+		thaw(a.kv.v.data);
+		OP(sal_kv_copy(dev, a.kv, spare, src);
+		    sal_attention_forward(dev, Y3, SAL_NONE, sal_tensor_rows(a.Q, lens[0], lens[1]), a.kv, q, w));
+		same_bits("y through a copied page", Y3, sal_tensor_rows(a.Y, lens[0], lens[1]));
+		done();
+	}
+}
+
+/* ---- the vocabulary ---------------------------------------------------------- */
+
+struct lp_ctx {
+	double *h, *w, *g, *lp, *lse, *ent, *mag, inv;
+	int32_t *target;
+	int n, C, V;
+};
+
+static double
+lp_loss(void *p)
+{
+	struct lp_ctx *c = p;
+
+	ref_logprob(c->lp, c->lse, c->ent, c->mag, c->h, c->w, c->target, c->inv, c->n, c->C, c->V);
+	return dot(c->lp, c->g, c->n);
+}
+
+static void
+test_logprob(enum sal_dtype t)
+{
+	static const struct {
+		int n, C, V;
+		float inv;
+	} s[] = { { 1, 1, 1, 1 }, { 3, 8, 2, 1 }, { 5, 33, 17, 0.7f }, { 40, 64, 100, 1.5f }, { 7, 16, 2047, 1 }, { 7, 16, 2048, 2 },
+		{ 7, 17, 2049, 1 }, { 3, 64, 5000, 1 }, { 2, 576, 4099, 0.5f }, { 301, 24, 77, 1 } };
+
+	for (int i = 0; i < COUNT(s); i++) {
+		int n = s[i].n, C = s[i].C, V = s[i].V;
+		struct lp_ctx c = { .n = n, .C = C, .V = V, .inv = s[i].inv };
+
+		begin("logprob %s, n %d C %d V %d at %g", name_of(t), n, C, V, c.inv);
+		c.h = vals(t, n * C, 1);
+		c.w = vals(t, V * C, 3 / sqrt(C));
+		c.g = vals(SAL_F32, n, 1);
+		c.lp = zeros(n);
+		c.lse = zeros(n);
+		c.ent = zeros(n);
+		c.mag = zeros(n);
+		c.target = mem((size_t)n * sizeof *c.target);
+		for (int j = 0; j < n; j++)
+			c.target[j] = j ? below(V) : V - 1;
+		struct sal_weight W = weight(t, c.w, V, C, true);
+		struct sal_tensor H = IN2(t, c.h, n, C), T = INT1(c.target, n), G = IN1(SAL_F32, c.g, n);
+		struct sal_tensor LP = out2(SAL_F32, NULL, n, 0), L = out2(SAL_F32, NULL, n, 0), E = out2(SAL_F32, NULL, n, 0);
+		struct sal_tensor lp1 = out2(SAL_F32, NULL, 1, 0), l1 = out2(SAL_F32, NULL, 1, 0);
+		OP(sal_logprob_forward(dev, LP, L, E, H, W, T, s[i].inv);
+		    sal_logprob_forward(dev, lp1, l1, SAL_NONE, sal_tensor_rows(H, n - 1, 1), W, sal_tensor_rows(T, n - 1, 1),
+		        s[i].inv));
+		lp_loss(&c);
+		/* mag bounds a logit's terms; the sum of V exponentials keeps its relative error under the logarithm */
+		double k = chain(C) + chain(V), *em = zeros(n);
+		for (int j = 0; j < n; j++)
+			em[j] = c.mag[j] * (2 + c.ent[j] + fabs(c.lse[j]));
+		near("logprob", LP, c.lp, c.mag, 2 * k);
+		near("lse", L, c.lse, c.mag, k);
+		near("entropy", E, c.ent, em, k);
+		same_bits("logprob alone", lp1, sal_tensor_rows(LP, n - 1, 1));
+		same_bits("lse alone", l1, sal_tensor_rows(L, n - 1, 1));
+
+		double *dh = zeros(n * C), *mag = zeros(n * C), *abs = zeros(n * C);
+		struct sal_tensor DH = out2(SAL_F32, NULL, n, C), dh1 = out2(SAL_F32, NULL, 1, C);
+		OP(sal_logprob_backward(dev, DH, G, L, H, W, T, s[i].inv);
+		    sal_logprob_backward(dev, dh1, sal_tensor_rows(G, n - 1, 1), sal_tensor_rows(L, n - 1, 1),
+		        sal_tensor_rows(H, n - 1, 1), W, sal_tensor_rows(T, n - 1, 1), s[i].inv));
+		ref_logprob_backward(dh, mag, abs, c.g, get(L), c.h, c.w, c.target, c.inv, n, C, V);
+		for (int j = 0; j < n * C; j++) /* dlogits are rounded to act before they meet the matrix */
+			mag[j] = k * mag[j] + (t == SAL_BF16 ? U16 * abs[j] : 0);
+		near("dh", DH, dh, mag, 1);
+		same_bits("dh alone", dh1, sal_tensor_rows(DH, n - 1, 1));
+		if (t == SAL_F32 && n * C * V < 500000)
+			differences("dh", DH, c.h, lp_loss, &c);
+		done();
+	}
+}
+
+/* The sampler's logprob is that of the forward pass. */
+static void
+test_sample_logprob(enum sal_dtype t)
+{
+	static const struct {
+		int n, C, V;
+		float temp;
+	} s[] = { { 1, 8, 5, 1 }, { 9, 33, 100, 0.7f }, { 3, 16, 2049, 1.3f }, { 5, 64, 5001, 0 }, { 70, 24, 4096, 0.9f } };
+
+	for (int i = 0; i < COUNT(s); i++) {
+		int n = s[i].n, C = s[i].C, V = s[i].V;
+		double *u = zeros(n);
+
+		begin("sample %s, n %d C %d V %d at %g: logprob is logprob_forward's", name_of(t), n, C, V, s[i].temp);
+		for (int j = 0; j < n; j++)
+			u[j] = (double)(float)(uniform() * 0.999);
+		struct sal_weight W = weight(t, vals(t, V * C, 3 / sqrt(C)), V, C, false);
+		struct sal_tensor H = IN2(t, vals(t, n * C, 1), n, C), Z = out2(SAL_F32, NULL, n, V), U = IN1(SAL_F32, u, n);
+		struct sal_tensor tok = out2(SAL_I32, NULL, n, 0), lp = out2(SAL_F32, NULL, n, 0), L = out2(SAL_F32, NULL, n, 0);
+		struct sal_tensor lp2 = out2(SAL_F32, NULL, n, 0);
+		OP(sal_linear_forward(dev, Z, H, W, SAL_NONE, SAL_NONE, NULL, false);
+		    sal_sample(dev, tok, lp, Z, U, s[i].temp, 3, 0.9f, 0);
+		    sal_logprob_forward(dev, lp2, L, SAL_NONE, H, W, tok, s[i].temp > 0 ? 1 / s[i].temp : 1));
+		same_bits("logprob", lp, lp2);
+		done();
+	}
+}
+
+/* Inversion over a grid of uniforms: with the right boundaries the frequencies are right. */
+static void
+test_sample(void)
+{
+	static const int sizes[] = { 1, 2, 7, 50, 301, 2100 }, ks[] = { 0, 1, 3, 40 };
+	static const float temps[] = { 0, 0.5f, 1, 2 }, ps[] = { 1, 0.9f, 0.5f, 0.05f }, mins[] = { 0, 0.05f, 0.5f };
+	enum { n = 48 };
+
+	for (int s = 0; s < COUNT(sizes); s++)
+		for (int a = 0; a < COUNT(temps); a++) {
+			int V = sizes[s], close = 0, all = 0;
+			double *z = vals(SAL_F32, n * V, 2), u[n];
+			float *f = mem((size_t)(n * V) * sizeof *f);
+
+			begin("sample, V %d at %g, every cut", V, temps[a]);
+			for (int i = 0; i < n * V; i++) {
+				if (i / V % 2)
+					z[i] = rint(2 * z[i]) / 2; /* every second row is full of ties */
+				f[i] = (float)z[i];
+			}
+			for (int i = 0; i < n; i++)
+				u[i] = i == 0 ? 0 : i == 1 ? 1 - 1.0 / (1 << 24) : (double)(float)(uniform() * 0.9999);
+			struct sal_tensor Z = IN2(SAL_F32, z, n, V), U = IN1(SAL_F32, u, n);
+			struct sal_tensor tok = INT1(NULL, n), lp = IN1(SAL_F32, NULL, n);
+			for (int c = 0; c < COUNT(ks) * COUNT(ps) * COUNT(mins); c++) {
+				int k = ks[c % 4];
+				float p = ps[c / 4 % 4], m = mins[c / 16];
+
+				thaw(tok.data);
+				thaw(lp.data);
+				OP(sal_sample(dev, tok, lp, Z, U, temps[a], k, p, m));
+				int32_t *got = bytes_of(tok);
+				for (int i = 0; i < n; i++) {
+					double margin;
+					int want = ref_sample(&margin, f + i * V, V, u[i], temps[a], k, (double)p, (double)m);
+					all++;
+					/* float sums of up to V terms decide nothing closer than this */
+					if (margin < 2e-6) {
+						close++;
+						if (got[i] < 0 || got[i] >= V)
+							fail("token %d", (int)got[i]);
+					} else if (got[i] != want) {
+						fail("top_k %d top_p %g min_p %g, row %d, u %.8g: token %d, want %d", k, (double)p, (double)m, i,
+						    u[i], (int)got[i], want);
+					}
+				}
+			}
+			if (close * 5 > all) /* the two ends of u and exact ties of mass are always close */
+				fail("%d of %d cases were too close to call", close, all);
+			done();
+		}
+}
+
+/* ---- failures, and speed ------------------------------------------------------ */
+
+static void
+test_failure(const char *device)
+{
+	char err[256];
+	struct sal_dev *d = sal_dev_open(device, 1, err, sizeof err);
+
+	begin("an arena too small: kept by the device, later operations do nothing");
+	if (!d) {
+		fail("%s", err);
+	} else {
+		struct sal_arena *a = sal_arena_new(d, 4096);
+		struct sal_tensor x = sal_tensor_new(a, SAL_F32, 1, 16, 0, 0, 0), y = sal_tensor_new(a, SAL_F32, 2, 100, 100, 0, 0);
+		float v[16] = { 1 };
+
+		if (!x.data || y.data || !sal_dev_error(d)[0] || sal_dev_sync(d) != -1)
+			fail("not reported");
+		sal_upload(d, x, v);
+		sal_zero(d, x);
+		sal_zero(d, y);
+		if (sal_dev_sync(d) != -1)
+			fail("forgotten");
+		sal_arena_free(a);
+		sal_dev_close(d);
+	}
+	sal_arena_free(NULL);
+	sal_dev_close(NULL);
+	if (sal_dev_open("no such", 1, err, sizeof err) || !err[0])
+		fail("a device of no known name was opened");
+	done();
+}
+
+static double
+now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (double)ts.tv_sec + 1e-9 * (double)ts.tv_nsec;
+}
+
+static void
+row(const char *what, double flops, double bytes, double seconds)
+{
+	printf("%-44s %10.3f us %9.1f GFLOP/s %8.2f GB/s\n", what, 1e6 * seconds, 1e-9 * flops / seconds, 1e-9 * bytes / seconds);
+	fflush(stdout);
+}
+
+/* best of the runs of 0.2 s */
+#define TIME(best, call)                                                        \
+	do {                                                                    \
+		double end_ = now() + 0.2, t0_;                                 \
+		best = INFINITY;                                                \
+		do {                                                            \
+			t0_ = now();                                            \
+			call;                                                   \
+			sal_dev_sync(dev);                                      \
+			best = fmin(best, now() - t0_);                         \
+		} while (now() < end_);                                         \
+	} while (0)
+
+static void
+bench(enum sal_dtype t)
+{
+	static const int shapes[][2] = { { 576, 576 }, { 192, 576 }, { 1536, 576 }, { 576, 1536 }, { 49152, 576 } };
+	static const int rows[] = { 1, 8, 32, 64, 512 };
+	char text[80];
+	double s, e = (double)width(t);
+
+	for (int i = 0; i < COUNT(shapes); i++)
+		for (int j = 0; j < COUNT(rows); j++) {
+			int O = shapes[i][0], K = shapes[i][1], N = rows[j];
+			bool back = O < 4096;
+			if (O > 4096 && N > 64)
+				continue;
+			begin("bench linear %s", name_of(t));
+			double *x = vals(t, N * K, 1), *w = vals(t, (int64_t)O * K, 1), *y = zeros(O), *mag = zeros(O);
+			struct sal_weight W = new_weight(t, O, K, back);
+			struct sal_tensor src = IN2(SAL_F32, w, O, K), X = IN2(t, x, N, K), Y = out2(SAL_F32, NULL, N, O);
+			struct sal_tensor DY = back ? IN2(t, vals(t, N * O, 1), N, O) : SAL_NONE, DX = out2(t, NULL, N, K);
+			sal_weight_pack(dev, W, 0, src, 1);
+			TIME(s, sal_linear_forward(dev, Y, X, W, SAL_NONE, SAL_NONE, NULL, false));
+			ref_linear(y, mag, x + (N - 1) * K, w, NULL, NULL, NULL, 1, K, O, 0);
+			near("y", sal_tensor_rows(Y, N - 1, 1), y, mag, chain(K));
+			snprintf(text, sizeof text, "linear_forward %s N %d O %d K %d", name_of(t), N, O, K);
+			row(text, 2.0 * N * O * K, e * O * K + e * N * K + 4.0 * N * O, s);
+			if (back) {
+				TIME(s, sal_linear_backward(dev, DX, DY, W, SAL_NONE, NULL, false));
+				snprintf(text, sizeof text, "linear_backward %s N %d O %d K %d", name_of(t), N, O, K);
+				row(text, 2.0 * N * O * K, e * O * K + e * N * K + e * N * O, s);
+			}
+			done();
+		}
+	for (int i = 0; i < 2; i++) {
+		int prefill[] = { 512, -1 }, one[17], cached[16], B = i ? 16 : 1, L = 512;
+		struct attn a;
+		double *d[3], *m[3];
+
+		for (int b = 0; b < 16; b++) {
+			one[b] = 1;
+			cached[b] = L - 1;
+		}
+		one[16] = -1;
+		begin("bench attention %s", name_of(t));
+		attn_setup(&a, t, 9, 3, 64, 0, i ? one : prefill, i ? cached : NULL, 1);
+		attn_store(&a);
+		TIME(s, sal_attention_forward(dev, a.Y, a.L, a.Q, a.kv, a.seqs, 0));
+		ref_attention(a.y, a.lse, a.ymag, a.lmag, a.q, a.k, a.v, &a.r);
+		near("y", a.Y, a.y, a.ymag, chain(64) + chain(L));
+		snprintf(text, sizeof text, "attention_forward %s %d x %d keys", name_of(t), B, L);
+		double pairs = i ? (double)B * L : 0.5 * L * (L + 1);
+		row(text, pairs * 9 * 64 * 4, 2 * e * B * L * 192, s);
+		if (!i) {
+			struct sal_tensor DY = IN2(t, a.dy, L, 576), DQ = out2(t, NULL, L, 576), DK = out2(t, NULL, L, 192);
+			struct sal_tensor DV = out2(t, NULL, L, 192);
+			TIME(s, sal_attention_backward(dev, DQ, DK, DV, DY, a.Y, a.Q, a.L, a.kv, a.seqs, 0));
+			for (int j = 0; j < 3; j++) {
+				d[j] = zeros(L * 576);
+				m[j] = zeros(L * 576);
+			}
+			ref_attention_backward(d, m, a.dy, get(a.Y), a.q, a.k, a.v, get(a.L), &a.r);
+			near("dq", DQ, d[0], m[0], chain(64) + chain(L));
+			snprintf(text, sizeof text, "attention_backward %s %d x %d keys", name_of(t), B, L);
+			row(text, pairs * 9 * 64 * 10, 4 * e * B * L * 192, s);
+		}
+		done();
+	}
+	{
+		int N = 512, C = 576, F = 1536;
+		double *x = vals(SAL_F32, N * C, 1), *w = vals(SAL_F32, C, 1), *g = vals(t, N * F, 2), *u = vals(t, N * F, 1);
+		double *y = zeros(N * F);
+		begin("bench rows %s", name_of(t));
+		struct sal_tensor X = IN2(SAL_F32, x, N, C), W = IN1(SAL_F32, w, C), Y = out2(t, NULL, N, C);
+		struct sal_tensor G = IN2(t, g, N, F), Up = IN2(t, u, N, F), Z = out2(t, NULL, N, F);
+		TIME(s, sal_rmsnorm_forward(dev, Y, SAL_NONE, X, W, 1e-5f));
+		ref_rmsnorm(y, NULL, x, w, 1e-5f, N, C);
+		near("rmsnorm", Y, y, NULL, chain(C));
+		snprintf(text, sizeof text, "rmsnorm_forward %s N %d C %d", name_of(t), N, C);
+		row(text, 4.0 * N * C, (4 + e) * N * C, s);
+		TIME(s, sal_swiglu_forward(dev, Z, G, Up));
+		ref_swiglu(y, g, u, N * F);
+		near("swiglu", Z, y, NULL, 12 * U32);
+		snprintf(text, sizeof text, "swiglu_forward %s N %d F %d", name_of(t), N, F);
+		row(text, 20.0 * N * F, 3 * e * N * F, s);
+		done();
+	}
+}
+
+int
+main(int argc, char **argv)
+{
+	const char *device = NULL, *isa = getenv("SAL_CPU");
+	bool benching = false;
+	char err[256];
+	size_t room = (size_t)320 << 20;
+
+	for (int i = 1; i < argc; i++) {
+		if (!strcmp(argv[i], "-v")) {
+			verbose = true;
+		} else if (!strcmp(argv[i], "--bench")) {
+			benching = true;
+		} else if (argv[i][0] != '-') {
+			device = argv[i];
+		} else {
+			fprintf(stderr, "usage: check_kernels [-v] [--bench] [DEVICE]\n");
+			return 2;
+		}
+	}
+	bool cpu = !device || !strcmp(device, "cpu");
+	ndevs = cpu && !benching ? 3 : 1;
+	for (int i = 0; i < ndevs; i++) {
+		devs[i] = sal_dev_open(device, benching ? 0 : i + 1, err, sizeof err);
+		if (!devs[i]) {
+			bool lacks = strstr(err, "lacks") != NULL;
+			printf("%s - open # %s%s\n", lacks ? "ok 1" : "not ok 1", lacks ? "skip: " : "", err);
+			printf("check_kernels: SAL_CPU=%s: 0 passed, %d failed, %d skipped\n", isa ? isa : "", !lacks, lacks);
+			return !lacks;
+		}
+	}
+	dev = devs[0];
+	arena = sal_arena_new(dev, room);
+	if (benching) {
+		bench(SAL_F32);
+		bench(SAL_BF16);
+	} else {
+		for (int i = 0; i < 2; i++) {
+			enum sal_dtype t = i ? SAL_BF16 : SAL_F32;
+			test_pack(t);
+			test_linear(t, SAL_F32);
+			test_linear_grad(t, t);
+			test_linear_rows(t);
+			test_rmsnorm(SAL_F32, t);
+			test_rope(t);
+			test_attention(t);
+			test_attention_order(t);
+			test_swiglu(t);
+			test_head(t);
+			test_logprob(t);
+			test_sample_logprob(t);
+		}
+		test_linear(SAL_BF16, SAL_BF16);
+		test_linear_grad(SAL_F32, SAL_BF16);
+		test_linear_grad(SAL_BF16, SAL_F32);
+		test_linear_differences();
+		test_rmsnorm(SAL_BF16, SAL_F32);
+		test_rmsnorm(SAL_BF16, SAL_BF16);
+		test_sample();
+		test_elements();
+		test_adamw();
+		test_failure(device);
+	}
+	printf("check_kernels: SAL_CPU=%s: %d passed, %d failed, 0 skipped\n", sal_dev_isa(dev), passed, failed);
+	sal_arena_free(arena);
+	for (int i = 0; i < ndevs; i++)
+		sal_dev_close(devs[i]);
+	return failed > 0;
+}

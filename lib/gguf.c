@@ -4,11 +4,11 @@
  *
  * Every count and length is checked against the bytes that are left before anything is reserved for it.
  */
-#include "lib/jsonl.h"
 #include "lib/tensors.h"
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define KEY_MAX 65535
 
 enum { G_U8, G_I8, G_U16, G_I16, G_U32, G_I32, G_F32, G_BOOL, G_STR, G_ARR, G_U64, G_I64, G_F64, G_END };
 static const int value_bytes[G_END] = { 1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8 };
@@ -19,22 +19,31 @@ static const struct {
 	int elements, bytes;
 	enum sal_stored type;
 } types[] = {
-	{ 0, "F32", 1, 4, SAL_ST_F32 }, { 1, "F16", 1, 2, SAL_ST_F16 }, { 2, "Q4_0", 32, 18, SAL_ST_Q4_0 }, { 3, "Q4_1", 32, 20, SAL_ST_Q4_1 },
-	{ 6, "Q5_0", 32, 22, SAL_ST_OTHER }, { 7, "Q5_1", 32, 24, SAL_ST_OTHER }, { 8, "Q8_0", 32, 34, SAL_ST_Q8_0 },
-	{ 10, "Q2_K", 256, 84, SAL_ST_OTHER }, { 11, "Q3_K", 256, 110, SAL_ST_OTHER }, { 12, "Q4_K", 256, 144, SAL_ST_Q4_K },
-	{ 13, "Q5_K", 256, 176, SAL_ST_Q5_K }, { 14, "Q6_K", 256, 210, SAL_ST_Q6_K }, { 24, "I8", 1, 1, SAL_ST_OTHER },
-	{ 25, "I16", 1, 2, SAL_ST_OTHER }, { 26, "I32", 1, 4, SAL_ST_OTHER }, { 30, "BF16", 1, 2, SAL_ST_BF16 },
+	{ 0, "F32", 1, 4, SAL_ST_F32 }, { 1, "F16", 1, 2, SAL_ST_F16 }, { 2, "Q4_0", 32, 18, SAL_ST_Q4_0 },
+	{ 3, "Q4_1", 32, 20, SAL_ST_Q4_1 }, { 6, "Q5_0", 32, 22, SAL_ST_OTHER }, { 7, "Q5_1", 32, 24, SAL_ST_OTHER },
+	{ 8, "Q8_0", 32, 34, SAL_ST_Q8_0 }, { 9, "Q8_1", 32, 36, SAL_ST_OTHER }, { 10, "Q2_K", 256, 84, SAL_ST_OTHER },
+	{ 11, "Q3_K", 256, 110, SAL_ST_OTHER }, { 12, "Q4_K", 256, 144, SAL_ST_Q4_K }, { 13, "Q5_K", 256, 176, SAL_ST_Q5_K },
+	{ 14, "Q6_K", 256, 210, SAL_ST_Q6_K }, { 15, "Q8_K", 256, 292, SAL_ST_OTHER }, { 16, "IQ2_XXS", 256, 66, SAL_ST_OTHER },
+	{ 17, "IQ2_XS", 256, 74, SAL_ST_OTHER }, { 18, "IQ3_XXS", 256, 98, SAL_ST_OTHER }, { 19, "IQ1_S", 256, 50, SAL_ST_OTHER },
+	{ 20, "IQ4_NL", 32, 18, SAL_ST_OTHER }, { 21, "IQ3_S", 256, 110, SAL_ST_OTHER }, { 22, "IQ2_S", 256, 82, SAL_ST_OTHER },
+	{ 23, "IQ4_XS", 256, 136, SAL_ST_OTHER }, { 24, "I8", 1, 1, SAL_ST_OTHER }, { 25, "I16", 1, 2, SAL_ST_OTHER },
+	{ 26, "I32", 1, 4, SAL_ST_OTHER }, { 27, "I64", 1, 8, SAL_ST_OTHER }, { 28, "F64", 1, 8, SAL_ST_OTHER },
+	{ 29, "IQ1_M", 256, 56, SAL_ST_OTHER }, { 30, "BF16", 1, 2, SAL_ST_BF16 }, { 34, "TQ1_0", 256, 54, SAL_ST_OTHER },
+	{ 35, "TQ2_0", 256, 66, SAL_ST_OTHER }, { 39, "MXFP4", 32, 17, SAL_ST_OTHER }, { 40, "NVFP4", 64, 36, SAL_ST_OTHER },
 };
 
-struct array {
-	char key[128];
-	uint32_t type;
-	uint64_t n;
-	size_t at; /* of the first element in the file */
+/* A key and where its value is. */
+struct pair {
+	size_t key, key_len; /* in the file */
+	uint32_t type;       /* of the value, of the elements of an array */
+	bool array;
+	uint64_t n;          /* elements of an array */
+	size_t at;           /* of the first element in the file */
 };
-struct arrays {
+struct pairs {
+	const uint8_t *file;
 	int n;
-	struct array a[]; /* as many as there are keys */
+	struct pair p[];
 };
 
 struct cursor {
@@ -45,8 +54,10 @@ struct cursor {
 static int
 take(struct cursor *c, void *out, size_t n)
 {
-	if (n > c->size - c->at)
-		return sal_err("the file ends inside its header");
+	if (n > c->size - c->at) {
+		sal_err("the file ends inside its header");
+		return -1; /* a plain -1 here and below: gcc then sees that *out is set otherwise */
+	}
 	memcpy(out, c->p + c->at, n);
 	c->at += n;
 	return 0;
@@ -59,8 +70,10 @@ take_string(struct cursor *c, const char **p, size_t *len)
 
 	if (take(c, &n, 8) != 0)
 		return -1;
-	if (n > c->size - c->at)
-		return sal_err("a string of %llu bytes is longer than the file", (unsigned long long)n);
+	if (n > c->size - c->at) {
+		sal_err("a string of %llu bytes is longer than the file", (unsigned long long)n);
+		return -1;
+	}
 	*p = (const char *)c->p + c->at;
 	*len = (size_t)n;
 	c->at += (size_t)n;
@@ -87,11 +100,10 @@ number(const uint8_t *p, uint32_t type)
 	}
 }
 
-/* Skip an array whose header was read, noting where it is. */
+/* Skip an array, noting where it is. */
 static int
-take_array(struct cursor *c, const char *key, struct arrays *all)
+take_array(struct cursor *c, struct pair *a)
 {
-	struct array *a = &all->a[all->n];
 	uint64_t bytes;
 
 	if (take(c, &a->type, 4) != 0 || take(c, &a->n, 8) != 0)
@@ -100,9 +112,8 @@ take_array(struct cursor *c, const char *key, struct arrays *all)
 		return sal_err("an array of values of type %u is not supported", (unsigned)a->type);
 	if (!sal_mul_ok(a->n, a->type == G_STR ? 8 : (uint64_t)value_bytes[a->type], &bytes) || bytes > c->size - c->at)
 		return sal_err("an array of %llu elements is longer than the file", (unsigned long long)a->n);
-	snprintf(a->key, sizeof a->key, "%s", key);
+	a->array = true;
 	a->at = c->at;
-	all->n++;
 	if (a->type != G_STR) {
 		c->at += (size_t)bytes;
 		return 0;
@@ -116,60 +127,123 @@ take_array(struct cursor *c, const char *key, struct arrays *all)
 	return 0;
 }
 
-static int
-add_string(cJSON *meta, const char *key, const char *s, size_t len)
+/* Text in UTF-8 (shortest form, no surrogates) without a NUL. */
+static bool
+is_text(const char *s, size_t len)
 {
-	struct sal_buf b = { 0 };
-	int rc = 0;
+	const uint8_t *p = (const uint8_t *)s, *end = p + len;
 
-	if (memchr(s, 0, len))
-		return sal_err("a string with a NUL");
-	sal_buf_put(&b, s, len);
-	if (b.failed || !cJSON_AddStringToObject(meta, key, b.data ? b.data : ""))
-		rc = sal_err("out of memory");
-	sal_buf_free(&b);
-	return rc;
+	while (p < end) {
+		unsigned c = *p++, lo = 0x80, hi = 0xbf;
+		int more = c < 0x80 ? 0 : c < 0xe0 ? 1 : c < 0xf0 ? 2 : 3;
+		if (c == 0 || (c >= 0x80 && c < 0xc2) || c > 0xf4)
+			return false;
+		if (c == 0xe0)
+			lo = 0xa0;
+		else if (c == 0xed)
+			hi = 0x9f;
+		else if (c == 0xf0)
+			lo = 0x90;
+		else if (c == 0xf4)
+			hi = 0x8f;
+		for (; more > 0; more--, p++, lo = 0x80, hi = 0xbf)
+			if (p == end || *p < lo || *p > hi)
+				return false;
+	}
+	return true;
 }
 
+/* A scalar of the file as JSON. */
 static int
-read_pair(struct cursor *c, struct sal_tensors *s, char key[128])
+take_scalar(struct cursor *c, uint32_t type, cJSON **out)
 {
-	const char *k, *str;
-	size_t len, n;
-	uint32_t type;
-
-	if (take_string(c, &k, &len) != 0)
-		return -1;
-	if (len == 0 || len >= 128 || memchr(k, 0, len))
-		return sal_err("a key of %zu bytes, or with a NUL", len);
-	memcpy(key, k, len);
-	key[len] = '\0';
-	if (take(c, &type, 4) != 0)
-		return -1;
-	if (cJSON_GetObjectItemCaseSensitive(s->meta, key))
-		return sal_err("the key stands twice");
-	for (int i = 0; i < ((struct arrays *)s->priv)->n; i++)
-		if (strcmp(((struct arrays *)s->priv)->a[i].key, key) == 0)
-			return sal_err("the key stands twice");
-	if (type >= G_END)
-		return sal_err("unknown value type %u", (unsigned)type);
-	if (type == G_ARR)
-		return strcmp(key, "general.alignment") == 0 ? sal_err("not a u32") : take_array(c, key, s->priv);
-	if (strcmp(key, "general.alignment") == 0 && type != G_U32)
-		return sal_err("not a u32");
-	if (type == G_STR)
-		return take_string(c, &str, &n) != 0 ? -1 : add_string(s->meta, key, str, n);
 	uint8_t raw[8];
-	if (take(c, raw, (size_t)value_bytes[type]) != 0)
+
+	if (type == G_STR) {
+		const char *s;
+		size_t len;
+		if (take_string(c, &s, &len) != 0)
+			return -1;
+		if (!is_text(s, len))
+			return sal_err("a string with a NUL or not in UTF-8");
+		char *copy = strndup(s, len);
+		*out = copy ? cJSON_CreateString(copy) : NULL;
+		free(copy);
+	} else {
+		if (take(c, raw, (size_t)value_bytes[type]) != 0)
+			return -1;
+		if (type == G_BOOL && raw[0] > 1)
+			return sal_err("a bool of value %d", raw[0]);
+		*out = type == G_BOOL ? cJSON_CreateBool(raw[0]) : cJSON_CreateNumber(number(raw, type));
+	}
+	return *out ? 0 : sal_err("out of memory");
+}
+
+/* A key and its value; *name is the key for messages, as soon as it is known to be text. */
+static int
+read_pair(struct cursor *c, cJSON *meta, struct pair *p, const char **name, size_t *len)
+{
+	const char *k;
+	cJSON *v = NULL;
+
+	*len = 0;
+	if (take_string(c, &k, &p->key_len) != 0)
 		return -1;
-	if (type == G_BOOL && raw[0] > 1)
-		return sal_err("a bool of value %d", raw[0]);
-	cJSON *v = type == G_BOOL ? cJSON_CreateBool(raw[0]) : cJSON_CreateNumber(number(raw, type));
-	if (v == NULL || !cJSON_AddItemToObject(s->meta, key, v)) {
+	if (p->key_len == 0 || p->key_len > KEY_MAX || !is_text(k, p->key_len))
+		return sal_err("a key of %zu bytes, with a NUL, or not in UTF-8", p->key_len);
+	p->key = (size_t)(k - (const char *)c->p);
+	*name = k;
+	*len = p->key_len;
+	if (take(c, &p->type, 4) != 0)
+		return -1;
+	if (p->type >= G_END)
+		return sal_err("unknown value type %u", (unsigned)p->type);
+	if (p->key_len == 17 && memcmp(k, "general.alignment", 17) == 0 && p->type != G_U32)
+		return sal_err("not a u32");
+	if (p->type == G_ARR)
+		return take_array(c, p);
+	if (take_scalar(c, p->type, &v) != 0)
+		return -1;
+	char *copy = strndup(k, p->key_len);
+	if (copy == NULL || !cJSON_AddItemToObject(meta, copy, v)) {
+		free(copy);
 		cJSON_Delete(v);
 		return sal_err("out of memory");
 	}
+	free(copy);
 	return 0;
+}
+
+struct sorted {
+	const char *key;
+	size_t len;
+};
+
+static int
+by_key(const void *a, const void *b)
+{
+	const struct sorted *x = a, *y = b;
+	int c = memcmp(x->key, y->key, x->len < y->len ? x->len : y->len);
+
+	return c ? c : (x->len > y->len) - (x->len < y->len);
+}
+
+static int
+keys_differ(const struct pairs *all)
+{
+	struct sorted *k = malloc(((size_t)all->n + 1) * sizeof *k);
+	int rc = 0;
+
+	if (k == NULL)
+		return sal_err("out of memory");
+	for (int i = 0; i < all->n; i++)
+		k[i] = (struct sorted){ (const char *)all->file + all->p[i].key, all->p[i].key_len };
+	qsort(k, (size_t)all->n, sizeof *k, by_key);
+	for (int i = 1; rc == 0 && i < all->n; i++)
+		if (by_key(&k[i], &k[i - 1]) == 0)
+			rc = sal_err("metadata '%.*s' stands twice", (int)(k[i].len < 200 ? k[i].len : 200), k[i].key);
+	free(k);
+	return rc;
 }
 
 static int
@@ -182,8 +256,8 @@ read_tensor(struct cursor *c, struct sal_stored_tensor *t, uint64_t align, uint6
 
 	if (take_string(c, &name, &len) != 0)
 		return -1;
-	if (len == 0 || len >= 64 || memchr(name, 0, len))
-		return sal_err("a tensor's name of %zu bytes, or with a NUL", len);
+	if (len == 0 || len >= 64 || !is_text(name, len))
+		return sal_err("a tensor's name of %zu bytes, with a NUL, or not in UTF-8", len);
 	if ((t->name = strndup(name, len)) == NULL)
 		return sal_err("out of memory");
 	if (take(c, &nd, 4) != 0)
@@ -228,8 +302,10 @@ static int
 read_all(struct sal_tensors *s, struct cursor *c)
 {
 	uint32_t magic, version;
-	uint64_t n_tensors, n_kv, align = 32, at = 0, *offset = NULL, data;
-	char key[128] = "", why[400];
+	uint64_t n_tensors, n_kv, align = 32, at = 0, *offset, data;
+	const char *key = "";
+	size_t key_len = 0;
+	char why[400];
 	int rc = -1;
 
 	if (take(c, &magic, 4) != 0)
@@ -242,22 +318,25 @@ read_all(struct sal_tensors *s, struct cursor *c)
 		return sal_err("version %u is not supported%s", (unsigned)version, version & 0xffff ? "" : " (a big-endian file?)");
 	if (take(c, &n_tensors, 8) != 0 || take(c, &n_kv, 8) != 0)
 		return -1;
-	if (n_kv > (c->size - c->at) / 13 || n_tensors > (c->size - c->at) / 32 || n_tensors > 1 << 24)
+	if (n_kv > (c->size - c->at) / 14 || n_kv > 1 << 24 || n_tensors > (c->size - c->at) / 32 || n_tensors > 1 << 24)
 		return sal_err("%llu tensors and %llu keys are more than the file holds", (unsigned long long)n_tensors, (unsigned long long)n_kv);
 	s->meta = cJSON_CreateObject();
-	s->priv = calloc(1, sizeof(struct arrays) + ((size_t)n_kv + 1) * sizeof(struct array));
+	struct pairs *all = s->priv = calloc(1, sizeof *all + ((size_t)n_kv + 1) * sizeof *all->p);
 	s->t = calloc((size_t)n_tensors + 1, sizeof *s->t);
 	offset = calloc((size_t)n_tensors + 1, sizeof *offset);
 	if (!s->meta || !s->priv || !s->t || !offset) {
 		sal_err("out of memory");
 		goto out;
 	}
-	for (uint64_t i = 0; i < n_kv; i++)
-		if (read_pair(c, s, key) != 0) {
+	all->file = c->p;
+	for (; all->n < (int)n_kv; all->n++)
+		if (read_pair(c, s->meta, &all->p[all->n], &key, &key_len) != 0) {
 			snprintf(why, sizeof why, "%s", sal_errmsg());
-			sal_err("metadata '%s': %s", key, why);
+			sal_err("metadata '%.*s': %s", (int)(key_len < 200 ? key_len : 200), key, why);
 			goto out;
 		}
+	if (keys_differ(all) != 0)
+		goto out;
 	const cJSON *a = cJSON_GetObjectItemCaseSensitive(s->meta, "general.alignment");
 	if (a) {
 		align = (uint64_t)a->valuedouble;
@@ -321,21 +400,22 @@ sal_gguf_open(const char *path)
 	return NULL;
 }
 
-static const struct array *
+static const struct pair *
 find_array(const struct sal_tensors *s, const char *key)
 {
-	const struct arrays *all = s->priv;
+	const struct pairs *all = s->priv;
+	size_t len = strlen(key);
 
 	for (int i = 0; all && i < all->n; i++)
-		if (strcmp(all->a[i].key, key) == 0)
-			return &all->a[i];
+		if (all->p[i].array && all->p[i].key_len == len && memcmp(all->file + all->p[i].key, key, len) == 0)
+			return &all->p[i];
 	return NULL;
 }
 
 int64_t
 sal_gguf_array_len(const struct sal_tensors *s, const char *key)
 {
-	const struct array *a = find_array(s, key);
+	const struct pair *a = find_array(s, key);
 
 	return a ? (int64_t)a->n : -1;
 }
@@ -343,7 +423,7 @@ sal_gguf_array_len(const struct sal_tensors *s, const char *key)
 struct sal_str *
 sal_gguf_strings(const struct sal_tensors *s, const char *key, int64_t *n)
 {
-	const struct array *a = find_array(s, key);
+	const struct pair *a = find_array(s, key);
 	struct sal_str *out;
 
 	if (a == NULL || a->type != G_STR) {
@@ -367,7 +447,7 @@ sal_gguf_strings(const struct sal_tensors *s, const char *key, int64_t *n)
 double *
 sal_gguf_numbers(const struct sal_tensors *s, const char *key, int64_t *n)
 {
-	const struct array *a = find_array(s, key);
+	const struct pair *a = find_array(s, key);
 	double *out;
 
 	if (a == NULL || a->type == G_STR) {

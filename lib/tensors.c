@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* tensors.c - sets of stored tensors, and the decoding of their elements and blocks. */
 #include "lib/tensors.h"
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -52,10 +51,20 @@ sal_tensors_drop_pages(const struct sal_tensors *s)
 static float
 f16(const uint8_t *p)
 {
-	unsigned h = (unsigned)p[0] | (unsigned)p[1] << 8, e = h >> 10 & 31, m = h & 1023;
-	float x = e == 31 ? (m ? NAN : INFINITY) : e ? ldexpf((float)(1024 + m), (int)e - 25) : ldexpf((float)m, -24);
+	uint32_t h = (uint32_t)p[0] | (uint32_t)p[1] << 8, m = h & 0x7fff, sign = (h & 0x8000) << 16, u;
+	float x;
 
-	return h >> 15 ? -x : x;
+	if (m >= 0x400) /* normal; infinity and NaN */
+		u = (m << 13) + ((m >= 0x7c00 ? 224u : 112u) << 23);
+	else { /* zero and subnormal: m * 2^-24, which is 0.5 with m added to its last bits, less 0.5 */
+		u = 0x3f000000 | m;
+		memcpy(&x, &u, 4);
+		x -= 0.5f;
+		memcpy(&u, &x, 4);
+	}
+	u |= sign;
+	memcpy(&x, &u, 4);
+	return x;
 }
 
 static void
@@ -149,21 +158,32 @@ sal_decode_rows(const struct sal_stored_tensor *t, int64_t row0, int64_t n, floa
 
 	if (t->type == SAL_ST_OTHER)
 		return sal_err("tensor '%s' is stored as %s, which is not supported", t->name, t->type_name);
-	for (int i = t->ndim > 1 ? 1 : 0; i < t->ndim; i++)
+	int64_t rows = t->ndim > 1 ? t->dim[0] : 1;
+	if (row0 < 0 || n < 0 || n > rows || row0 > rows - n)
+		return sal_err("tensor '%s' has %lld rows, not %lld from %lld", t->name, (long long)rows, (long long)n, (long long)row0);
+	if (t->bytes == 0 || n == 0)
+		return 0;
+	for (int i = t->ndim > 1 ? 1 : 0; i < t->ndim; i++) /* no dimension is 0: this fits, as the bytes do */
 		row *= t->dim[i];
 	int64_t from = row0 * row / elements[t->type], blocks = n * row / elements[t->type];
 	const uint8_t *p = t->data + from * bytes[t->type];
-	for (int64_t i = 0; i < blocks; i++, p += bytes[t->type]) {
-		uint32_t u;
-		if (t->type == SAL_ST_F32)
-			memcpy(out + i, p, 4);
-		else if (t->type == SAL_ST_F16)
-			out[i] = f16(p);
-		else if (t->type == SAL_ST_BF16) {
-			u = (uint32_t)p[0] << 16 | (uint32_t)p[1] << 24;
+	switch (t->type) {
+	case SAL_ST_F32:
+		memcpy(out, p, (size_t)blocks * 4);
+		break;
+	case SAL_ST_F16:
+		for (int64_t i = 0; i < blocks; i++)
+			out[i] = f16(p + 2 * i);
+		break;
+	case SAL_ST_BF16:
+		for (int64_t i = 0; i < blocks; i++) {
+			uint32_t u = (uint32_t)p[2 * i] << 16 | (uint32_t)p[2 * i + 1] << 24;
 			memcpy(out + i, &u, 4);
-		} else
-			block[t->type](p, out + i * elements[t->type]);
+		}
+		break;
+	default:
+		for (int64_t i = 0; i < blocks; i++)
+			block[t->type](p + i * bytes[t->type], out + i * elements[t->type]);
 	}
 	return 0;
 }

@@ -29,6 +29,15 @@ struct item { /* of one record */
 	float *out, *entropy, reward[2];
 };
 
+/* Principles and template are read when the first text asks for them: records of tokens need none. */
+static int
+need_prompts(struct sal_score *s)
+{
+	if (s->principles == NULL && (s->principles = sal_principles_open(s->cfg->principles)) == NULL)
+		return -1;
+	return s->template || (s->template = sal_prompt_read(s->cfg->template)) ? 0 : -1;
+}
+
 static int
 parse_under(struct sal_score *s, const char *list)
 {
@@ -60,10 +69,9 @@ sal_score_open(const struct sal_score_config *cfg)
 	s->cfg = cfg;
 	if ((s->tk = sal_tokenizer_open(cfg->c.model)) == NULL)
 		goto fail;
-	if (cfg->logprobs ? (s->chat = sal_chat_open(cfg->format, s->tk, NULL)) == NULL
-	                  : (s->principles = sal_principles_open(cfg->principles)) == NULL || (s->template = sal_prompt_read(cfg->template)) == NULL)
+	if (cfg->logprobs && (s->chat = sal_chat_open(cfg->format, s->tk, NULL)) == NULL)
 		goto fail;
-	if (cfg->under && !cfg->logprobs && parse_under(s, cfg->under) != 0)
+	if (cfg->under && !cfg->logprobs && (need_prompts(s) != 0 || parse_under(s, cfg->under) != 0))
 		goto fail;
 	if ((s->m = sal_model_open(cfg->c.model, &cfg->c, 0)) == NULL ||
 	    (cfg->c.adapter && (s->a = sal_adapter_open(s->m, cfg->c.adapter, cfg->logprobs ? 0 : 1)) == NULL))
@@ -185,7 +193,7 @@ prepare_reward(struct sal_score *s, const struct sal_record *r, struct item *x)
 		return x->ids[0].n ? 0 : sal_err("\"tokens\" is empty");
 	}
 	x->pair = !sal_json_has(j, "response") && sal_json_has(j, "chosen");
-	if (choose(s, r, x) != 0)
+	if (need_prompts(s) != 0 || choose(s, r, x) != 0)
 		return -1;
 	if (!x->pair)
 		return reward_text(s, j, "response", x, &x->ids[0]);

@@ -115,6 +115,10 @@ reward_text(struct trainer *tr, const cJSON *j, const char *tokens, const char *
 		return sal_json_ids(j, tokens, tr->m->cfg.vocab_size, out);
 	if ((s = sal_json_str(j, text)) == NULL)
 		return -1;
+	/* read when the first text asks for them: records of tokens need none */
+	if ((tr->principles == NULL && (tr->principles = sal_principles_open(tr->t->principles)) == NULL) ||
+	    (tr->template == NULL && (tr->template = sal_prompt_read(tr->t->template)) == NULL))
+		return -1;
 	const cJSON *p = cJSON_GetObjectItemCaseSensitive(j, "principles"), *e;
 	if (p && !cJSON_IsArray(p))
 		return sal_err("\"principles\" is not an array");
@@ -491,8 +495,7 @@ sal_train_run(const struct sal_train *t, FILE *in, FILE *out, struct sal_counts 
 	if (sal_targets_parse(t->lora_targets, &targets) != 0 ||
 	    (tr.m = sal_model_open(t->c.model, &t->c, SAL_MODEL_TRAIN | (reward ? 0 : SAL_MODEL_HEAD_GRAD))) == NULL ||
 	    (tr.tk = sal_tokenizer_open(t->c.model)) == NULL ||
-	    (!reward && (tr.chat = sal_chat_open(t->format, tr.tk, NULL)) == NULL) ||
-	    (reward && ((tr.principles = sal_principles_open(t->principles)) == NULL || (tr.template = sal_prompt_read(t->template)) == NULL)))
+	    (!reward && (tr.chat = sal_chat_open(t->format, tr.tk, NULL)) == NULL))
 		goto out;
 	snprintf(isa, 16, "%s", sal_dev_isa(tr.m->dev));
 	tr.a = t->c.adapter ? sal_adapter_open(tr.m, t->c.adapter, reward)

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * step.h - one PPO step: a state and scored samples in, a new state and one record of statistics out.
+ *
+ * A state is a folder: policy/ and value/ are PEFT adapters with their moments in optimizer.safetensors, state.json has the step,
+ * the number of updates so far, the base model's hash and the hash of every file.  It is complete or absent.
+ */
+#ifndef SAL_STEP_H
+#define SAL_STEP_H
+#include "lib/filter.h"
+#include "lib/ppo.h"
+
+struct sal_step {
+	struct sal_common c; /* adapter: the policy that --init starts from */
+	bool init;
+	const char *value, *value_from;                   /* of --init */
+	const char *reference, *state, *output, *rollouts; /* reference: NULL or "none": the bare model */
+	struct sal_ppo p;
+	double temperature, learning_rate, max_grad_norm;
+	int schedule, warmup_steps, total_steps; /* schedule: 0 cosine, 1 linear, 2 constant */
+	int epochs, minibatch, micro_batch;
+	bool no_shuffle;
+};
+struct sal_step_told { /* for the closing lines; complete after success alone */
+	long step;
+	int records, taken, recomputed; /* taken: records whose log-probabilities were the sampler's */
+	char isa[16];
+};
+
+struct sal_step sal_step_defaults(void);
+/* Write the first state. */
+int sal_step_init(const struct sal_step *s, struct sal_step_told *told) SAL_USE_RESULT;
+/* Read records from in, train, write the rollouts and the new state, then one record to out. c.dry_run: stop after reading. */
+int sal_step_run(const struct sal_step *s, FILE *in, FILE *out, struct sal_counts *n, struct sal_step_told *told) SAL_USE_RESULT;
+#endif

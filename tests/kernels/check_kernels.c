@@ -807,7 +807,7 @@ test_swiglu(enum sal_dtype t)
 			near("dup", DU, du, mag, 12 * U32);
 			if (t == SAL_F32) {
 				for (int i = 0; i < n; i++)
-					if (fabs(c.gate[i]) > 40) /* 1 step of loss() is lost beside terms this large */
+					if (fabs(c.gate[i]) > 40) /* a step of loss() is lost beside terms this large */
 						goto end;
 				differences("dgate", DG, c.gate, swiglu_loss, &c);
 				differences("dup", DU, c.up, swiglu_loss, &c);
@@ -1380,6 +1380,24 @@ test_sample(void)
 		}
 }
 
+/* Equal logits have masses of exactly 1: a uniform on a boundary belongs to the token above it. */
+static void
+test_sample_edges(void)
+{
+	static const double u[] = { 0, 0.25, 0.5, 0.75 };
+	int32_t *got;
+
+	begin("sample: uniforms on the boundaries");
+	struct sal_tensor Z = IN2(SAL_F32, zeros(16), 4, 4), U = IN1(SAL_F32, u, 4);
+	struct sal_tensor tok = out2(SAL_I32, NULL, 4, 0), lp = out2(SAL_F32, NULL, 4, 0);
+	OP(sal_sample(dev, tok, lp, Z, U, 1, 0, 1, 0));
+	got = bytes_of(tok);
+	for (int i = 0; i < 4; i++)
+		if (got[i] != i)
+			fail("u %g: token %d, want %d", u[i], (int)got[i], i);
+	done();
+}
+
 /* ---- failures, and speed ------------------------------------------------------ */
 
 static void
@@ -1588,6 +1606,7 @@ main(int argc, char **argv)
 		test_rmsnorm(SAL_BF16, SAL_F32);
 		test_rmsnorm(SAL_BF16, SAL_BF16);
 		test_sample();
+		test_sample_edges();
 		test_elements();
 		test_adamw();
 		test_failure(device);

@@ -45,6 +45,13 @@ sal_template_fill(const char *tmpl, const char *const *name, const char *const *
 	return out->failed ? sal_err("out of memory") : 0;
 }
 
+/* A folder is not meant: a run may well have left one called "rm". */
+static bool
+is_there(const char *path)
+{
+	return access(path, F_OK) == 0 && !sal_is_dir(path);
+}
+
 static char *
 path_of(const char *name, const char *sub, const char *suffix)
 {
@@ -54,7 +61,7 @@ path_of(const char *name, const char *sub, const char *suffix)
 	for (size_t i = 0; i < 3; i++) {
 		struct sal_buf b = { 0 };
 		sal_buf_printf(&b, "%s/%s%s%s", dir[i], sub, name, suffix);
-		if (!b.failed && access(b.data, F_OK) == 0)
+		if (!b.failed && is_there(b.data))
 			return b.data;
 		sal_buf_free(&b);
 	}
@@ -66,8 +73,11 @@ sal_prompt_path(const char *name)
 {
 	char *p;
 
-	if (strchr(name, '/') || access(name, F_OK) == 0)
-		return strdup(name);
+	if (strchr(name, '/') || is_there(name)) {
+		if ((p = strdup(name)) == NULL)
+			sal_err("out of memory");
+		return p;
+	}
 	if ((p = path_of(name, "", "")) == NULL && (p = path_of(name, "principles/", ".json")) == NULL)
 		sal_err("%s: no such file here, in $SAL_PROMPTS, ./prompts or %s/share/salmon/prompts", name, SAL_PREFIX);
 	return p;
@@ -210,7 +220,7 @@ contains(const char *s, const char *word)
 int
 sal_principles_draw(const struct sal_principles *ps, int k, int type, struct sal_random *r, int *pick)
 {
-	double *w = malloc((size_t)ps->n * sizeof *w), total;
+	double *w = malloc((size_t)ps->n * sizeof *w);
 	int rc = w ? 0 : sal_err("out of memory");
 
 	for (int i = 0; rc == 0 && i < ps->n; i++) {
@@ -221,7 +231,7 @@ sal_principles_draw(const struct sal_principles *ps, int k, int type, struct sal
 	}
 	for (int n = 0; rc == 0 && n < k; n++) {
 		int last = -1;
-		total = 0;
+		double total = 0;
 		for (int i = 0; i < ps->n; i++)
 			total += w[i];
 		double u = (double)sal_random_uniform(r) * total;
@@ -263,6 +273,10 @@ sal_reward_ids(const struct sal_tokenizer *tk, const char *tmpl, const char *ins
 
 	for (int i = 0; i < n; i++) {
 		const struct sal_principle *p = &ps->p[pick[i]];
+		if (negated && negated[i] && p->negative == NULL) {
+			sal_err("principle '%s' has no negative definition", p->dimension);
+			goto out;
+		}
 		sal_buf_printf(&dims, "%s- %s", i ? "\n" : "", negated && negated[i] ? p->negative : p->definition);
 	}
 	if (sal_tokenize_plain(tk, instruction, strlen(instruction), &ask) != 0 || sal_tokenize_plain(tk, response, strlen(response), &answer) != 0)

@@ -637,7 +637,7 @@ add_updates(cJSON *o, const struct stepper *t, double lr)
 static int
 statistics(const struct stepper *t, double lr, const struct sal_step_told *told, struct sal_buf *out)
 {
-	double s[N_SUMS], n = t->n, tokens = (double)t->tokens;
+	double s[N_SUMS] = { 0 }, n = t->n, tokens = (double)t->tokens;
 	cJSON *o = cJSON_CreateObject();
 	int rc = -1;
 

@@ -20,15 +20,39 @@ encode(const struct config *cfg, const char *text, cJSON *add, struct sal_ids *i
 	return rc == 0 ? sal_json_add_ids(add, "tokens", ids->id, ids->n) : -1;
 }
 
+/* JSON text of b: tokens may spell any character, NUL too. */
+static void
+quote(const struct sal_buf *b, struct sal_buf *out)
+{
+	sal_buf_put(out, "\"", 1);
+	for (size_t i = 0; i < b->len; i++) {
+		unsigned char c = (unsigned char)b->data[i];
+		if (c < 32 || c == 127)
+			sal_buf_printf(out, "\\u%04x", c);
+		else if (c == '"' || c == '\\')
+			sal_buf_printf(out, "\\%c", c);
+		else
+			sal_buf_put(out, &c, 1);
+	}
+	sal_buf_put(out, "\"", 1);
+}
+
 static int
 decode(const struct config *cfg, const cJSON *rec, cJSON *add, struct sal_ids *ids)
 {
-	struct sal_buf b = { 0 };
+	struct sal_buf b = { 0 }, q = { 0 };
 	int rc = -1;
 
-	if (sal_json_ids(rec, "tokens", sal_tokenizer_vocab(cfg->tk), ids) == 0 && sal_detokenize(cfg->tk, ids->id, ids->n, &b) == 0)
-		rc = cJSON_AddStringToObject(add, "text", b.data ? b.data : "") ? 0 : sal_err("out of memory");
+	if (sal_json_ids(rec, "tokens", sal_tokenizer_vocab(cfg->tk), ids) == 0 && sal_detokenize(cfg->tk, ids->id, ids->n, &b) == 0) {
+		if (b.len && memchr(b.data, 0, b.len)) { /* more than a C string holds */
+			quote(&b, &q);
+			rc = !q.failed && cJSON_AddRawToObject(add, "text", q.data) ? 0 : sal_err("out of memory");
+		} else {
+			rc = cJSON_AddStringToObject(add, "text", b.data ? b.data : "") ? 0 : sal_err("out of memory");
+		}
+	}
 	sal_buf_free(&b);
+	sal_buf_free(&q);
 	return rc;
 }
 

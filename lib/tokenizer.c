@@ -20,7 +20,7 @@
 #define NONE UINT32_MAX
 #define LOWER "\xe2\x96\x81" /* U+2581, SentencePiece's space */
 
-enum { SPECIAL = 1, ADDED = 2 };
+enum { SPECIAL = 1, ADDED = 2, EXTRA = 4 }; /* EXTRA: not in the model's own vocabulary, never made by BPE */
 enum norm_kind { NORM_NFC, NORM_NFD, NORM_NFKC, NORM_NFKD, NORM_PREPEND, NORM_REPLACE };
 enum pre_kind { PRE_GPT2, PRE_LLAMA, PRE_REGEX, PRE_DIGITS, PRE_BYTES, PRE_META };
 enum dec_kind { DEC_BYTES, DEC_REPLACE, DEC_FALLBACK, DEC_FUSE, DEC_STRIP, DEC_META };
@@ -190,7 +190,8 @@ is_word(uint32_t c) /* \w of the regex crate: letters, marks, decimal numbers, l
 {
 	utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
 	return (k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_ME) || k == UTF8PROC_CATEGORY_ND || k == UTF8PROC_CATEGORY_NL ||
-	       k == UTF8PROC_CATEGORY_PC || c == 0x200c || c == 0x200d;
+	       k == UTF8PROC_CATEGORY_PC || c == 0x200c || c == 0x200d || (c >= 0x24b6 && c <= 0x24e9) || (c >= 0x1f130 && c <= 0x1f149) ||
+	       (c >= 0x1f150 && c <= 0x1f169) || (c >= 0x1f170 && c <= 0x1f189);
 }
 
 /* ---- table of pieces ------------------------------------------------------- */
@@ -554,7 +555,7 @@ symbols(struct work *w, const char *s, size_t n)
 	for (size_t i = 0; i < n; i += len) {
 		uint32_t c = cp_at(s, n, i, &len);
 		int32_t id = find(tk, s + i, len);
-		if (tk->rank && id >= 0 && tk->piece[id].flags & SPECIAL)
+		if (id >= 0 && tk->piece[id].flags & (tk->rank ? SPECIAL : EXTRA))
 			id = -1;
 		if (id >= 0) {
 			if (unk_len && push_sym(w, unk_start, unk_len, tk->unk) != 0)
@@ -608,7 +609,7 @@ word(struct work *w, const char *s, size_t n)
 			len = w->tmp.len;
 		}
 		int32_t id = find(tk, p, len);
-		if (id >= 0 && !(tk->piece[id].flags & SPECIAL))
+		if (id >= 0 && !(tk->piece[id].flags & (SPECIAL | EXTRA)))
 			return sal_ids_push(w->out, id) == 0 ? 0 : sal_err("out of memory");
 	}
 	if (symbols(w, s, n) != 0 || merge_all(w, s) != 0)
@@ -1536,8 +1537,11 @@ read_added(struct sal_tokenizer *tk, const cJSON *list, int total)
 		int32_t old = find(tk, s, strlen(s));
 		if (old >= 0 && old != id)
 			return sal_err("%s: added token \"%s\" has two ids, %d and %d", tk->path, s, (int)old, (int)id);
-		if (old < 0 && add_piece(tk, s, strlen(s), id) != 0)
-			return -1;
+		if (old < 0) {
+			if (add_piece(tk, s, strlen(s), id) != 0)
+				return -1;
+			tk->piece[id].flags |= EXTRA;
+		}
 		if (tk->piece[id].flags & ADDED)
 			return sal_err("%s: added token \"%s\" is listed twice", tk->path, s);
 		struct added a = { NULL, 0, id, get_bool(x, "special", false), get_bool(x, "lstrip", false), get_bool(x, "rstrip", false),

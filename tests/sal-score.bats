@@ -7,11 +7,13 @@ load helper
 	[[ $output == *"--logprobs"* ]]
 }
 @test "log-probabilities are those of plain loops in double" {
+	ran=0
 	for isa in portable avx2 avx512; do
 		SAL_CPU=$isa sal-score -q -m "$M" --logprobs --dtype f32 < tests/data/forward.jsonl > "$T/out" 2> "$T/err" || { grep -q "$isa" "$T/err"; continue; }
+		ran=$((ran + 1))
 		jq -se 'all(.[]; [.logprobs, .expect] | transpose | all(.[]; (.[0] - .[1]) | fabs < 2e-5))' "$T/out"
 	done
-	[ -s "$T/out" ]
+	[ "$ran" -ge 1 ]
 }
 @test "bf16 is near, and not the same" {
 	sal-score -q -m "$M" --logprobs < tests/data/forward.jsonl > "$T/out"

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+load helper
+
+state() {
+	echo '{"prompt_tokens":[1],"response_tokens":[2,3]}' | sal-sft -q -m "$M" -o "$T/p" --lora-r 4 --learning-rate 1e-2 --schedule constant --warmup-steps 0 > /dev/null
+	sal-ppo-step -q --init -m "$M" -a "$T/p" -o "$T/s0"
+	prompts 4 | sal-generate -q -m "$M" -a "$T/s0/policy" --tokens --max-tokens 6 --temperature 0.7 | jq -c '. + {reward: (.response_tokens | length)}' > "$T/r"
+}
+O="--response-len 6 --schedule constant --warmup-steps 0 --learning-rate 1e-3 --minibatch 2 --temperature 0.7"
+
+@test "--help prints the options on stdout and succeeds" {
+	run sal-ppo-step --help
+	[ "$status" -eq 0 ]
+	[[ $output == *"--kl-coef"* ]]
+}
+@test "the first update is on-policy to the bit, and takes the sampler's figures" {
+	state
+	sal-ppo-step -q -m "$M" -s "$T/s0" -o "$T/s1" $O < "$T/r" > "$T/log"
+	jq -e '.updates[0].approx_kl == 0 and .updates[0].clip_fraction == 0 and .logprobs_taken == 4' "$T/log"
+	[ -f "$T/s1/state.json" ]
+}
+@test "a changed log-probability is seen" {
+	state
+	jq -c 'if .id == "p1" then .logprobs[0] -= 0.001 else . end' "$T/r" > "$T/r2"
+	sal-ppo-step -q -m "$M" -s "$T/s0" -o "$T/s1" $O --no-shuffle < "$T/r2" > "$T/log"
+	jq -e '.updates[0].approx_kl > 0' "$T/log"
+}
+@test "a record without a reward is named and no state is written" {
+	state
+	run bash -c "echo '{\"prompt_tokens\":[1],\"response_tokens\":[2]}' | sal-ppo-step -q -m '$M' -s '$T/s0' -o '$T/s1' $O 2> '$T/err'"
+	refused 1
+	[ ! -e "$T/s1" ]
+}

@@ -310,7 +310,7 @@ run(void *ctx, struct sal_group **g, int n)
 	}
 	qsort(q, (size_t)k, sizeof *q, by_length);
 	if (rc == 0)
-		rc = sal_eval(s->e, s->a, q, k, what, (float)(1 / s->cfg->temperature));
+		rc = sal_eval(s->e, s->a, q, k, what, 1.0f / (float)s->cfg->temperature);
 	free(q);
 	for (int i = 0; rc == 0 && i < n; i++)
 		rc = emit(s, g[i]->rec[0], g[i]->user);

@@ -698,7 +698,7 @@ static int
 run_hh(struct sal_prefer *p, struct sal_record *r, uint32_t number, FILE *out, struct sal_counts *count)
 {
 	const char *a = sal_json_str(r->json, "chosen"), *b = sal_json_str(r->json, "rejected");
-	size_t at;
+	size_t at = 0;
 	int rc = -1;
 
 	if (sal_prefer_split(a, b, &at) != 0)

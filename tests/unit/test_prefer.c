@@ -110,7 +110,7 @@ test_split(void)
 static void
 test_judged(void)
 {
-	/* variances: A over 1,3,-1,-3: 5; B over 2,2,-2,2: 3 */
+	/* variance of A over 1,3,-1,-3: 5; of B over 2,2,-2,2: 3 */
 	const char *const in[] = { "{\"id\":\"p\",\"prompt\":\"q\",\"x\":1e3,\"output_1\":\"one\",\"output_2\":\"two\",\"judgements\":{\"A\":[1,3]}}",
 		"{\"prompt\":\"q2\",\"output_1\":\"one\",\"output_2\":\"two\",\"judgements\":{\"A\":[-1,-3]}}" };
 	const char *const two[] = { "{\"id\":\"p\",\"prompt\":\"q\",\"output_1\":\"1\",\"output_2\":\"2\",\"judgements\":{\"A\":[1,3],\"B\":[2,2]}}",
@@ -123,13 +123,13 @@ test_judged(void)
 	ok(gives(&c, in, 2,
 	       "{\"id\":\"p\",\"prompt\":\"q\",\"x\":1e3,\"chosen\":\"one\",\"rejected\":\"two\",\"principles\":[{\"dimension\":\"A\",\"negated\":false}],"
 	       "\"deciding\":\"A\",\"scores\":{\"A\":0.40000000000000002},\"flipped\":false,\"rule\":null,\"pass\":0}\n"
-	       "{\"prompt\":\"q2\",\"id\":\"ae3f8ef62b86d4e8\",\"chosen\":\"two\",\"rejected\":\"one\",\"principles\":[{\"dimension\":\"A\",\"negated\":false}],"
+	       "{\"prompt\":\"q2\",\"id\":\"bec804343a0847c0\",\"chosen\":\"two\",\"rejected\":\"one\",\"principles\":[{\"dimension\":\"A\",\"negated\":false}],"
 	       "\"deciding\":\"A\",\"scores\":{\"A\":-0.40000000000000002},\"flipped\":false,\"rule\":null,\"pass\":0}\n"), "one principle decides");
 	c.negate = 1;
 	ok(gives(&c, in, 2,
 	       "{\"id\":\"p\",\"prompt\":\"q\",\"x\":1e3,\"chosen\":\"two\",\"rejected\":\"one\",\"principles\":[{\"dimension\":\"A\",\"negated\":true}],"
 	       "\"deciding\":\"A\",\"scores\":{\"A\":-0.40000000000000002},\"flipped\":false,\"rule\":null,\"pass\":0}\n"
-	       "{\"prompt\":\"q2\",\"id\":\"ae3f8ef62b86d4e8\",\"chosen\":\"one\",\"rejected\":\"two\",\"principles\":[{\"dimension\":\"A\",\"negated\":true}],"
+	       "{\"prompt\":\"q2\",\"id\":\"bec804343a0847c0\",\"chosen\":\"one\",\"rejected\":\"two\",\"principles\":[{\"dimension\":\"A\",\"negated\":true}],"
 	       "\"deciding\":\"A\",\"scores\":{\"A\":0.40000000000000002},\"flipped\":false,\"rule\":null,\"pass\":0}\n"), "negated, it decides the other way");
 	c = plain;
 	c.passes = 64;
@@ -144,7 +144,7 @@ test_judged(void)
 		good &= p || !b || strstr(s, "\"B\":0") != NULL;
 	}
 	ok(good && lines > 90 && lines < 128, "the largest score decides, a zero is skipped");
-	ok(report.data && strstr(report.data, "100.0%   +0.0000") == NULL && strstr(report.data, " 50.0%   -1.0000") && strstr(report.data, "skipped"),
+	ok(report.data && strstr(report.data, "100.0%   +0.0000") && strstr(report.data, " 50.0%   -1.0000") && strstr(report.data, "skipped"),
 	    "agreement and bias are reported");
 	free(got);
 	sal_buf_free(&report);
@@ -152,7 +152,7 @@ test_judged(void)
 	c.boilerplate = 1;
 	ok(gives(&c, rule, 2,
 	       "{\"id\":1,\"prompt\":\"q\",\"chosen\":\"yes\",\"rejected\":\"As an AI language model, no\",\"principles\":[{\"dimension\":\"A\",\"negated\":false}],"
-	       "\"deciding\":\"A\",\"scores\":{\"A\":0.90909090909090906},\"flipped\":false,\"rule\":\"boilerplate\",\"pass\":0}\n"), "boilerplate loses");
+	       "\"deciding\":\"A\",\"scores\":{\"A\":1},\"flipped\":false,\"rule\":\"boilerplate\",\"pass\":0}\n"), "boilerplate loses");
 	c.noise = c.rule_noise = 1;
 	got = run(&c, rule, 2, NULL);
 	ok(got && strstr(got, "\"rejected\":\"yes\"") && strstr(got, "\"flipped\":true"), "noise flips");

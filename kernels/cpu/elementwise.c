@@ -17,33 +17,6 @@
 #define SUMSQ 4096    /* elements of one partial sum: part of the contract */
 #define PARTIALS 1024 /* partial sums held at a time */
 
-static inline vf
-load(const void *p, bool h, int64_t i, int n)
-{
-	if (h)
-		return n == VL ? vf_load_bf16((const bf16 *)p + i) : vf_load_bf16_n((const bf16 *)p + i, n);
-	return n == VL ? vf_load((const float *)p + i) : vf_load_n((const float *)p + i, n);
-}
-
-static inline void
-store(void *p, bool h, int64_t i, vf a, int n)
-{
-	if (h && n == VL)
-		vf_store_bf16((bf16 *)p + i, a);
-	else if (h)
-		vf_store_bf16_n((bf16 *)p + i, a, n);
-	else if (n == VL)
-		vf_store((float *)p + i, a);
-	else
-		vf_store_n((float *)p + i, a, n);
-}
-
-static inline int
-lanes(int64_t left)
-{
-	return left < VL ? (int)left : VL;
-}
-
 static int64_t
 elements(struct sal_tensor t, int from)
 {
@@ -111,8 +84,8 @@ FN(sal_cpu_copy)(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x)
 			continue;
 		}
 		for (int64_t i = b; i < end; i += VL) {
-			int n = lanes(end - i);
-			store(y.data, hy, i, load(x.data, hx, i, n), n);
+			int n = vf_lanes(end - i);
+			vf_store_any(y.data, hy, i, vf_load_any(x.data, hx, i, n), n);
 		}
 	}
 }
@@ -181,15 +154,15 @@ FN(sal_cpu_adamw)(struct sal_dev *dev, struct sal_tensor w, struct sal_tensor m,
 		int64_t end = N - b < BLOCK ? N : b + BLOCK;
 
 		for (int64_t i = b; i < end; i += VL) {
-			int n = lanes(end - i);
-			vf gi = vf_mul(load(g.data, false, i, n), scale);
-			vf mi = vf_fma(c1, gi, vf_mul(b1, load(m.data, false, i, n)));
-			vf vi = vf_fma(vf_mul(c2, gi), gi, vf_mul(b2, load(v.data, false, i, n)));
+			int n = vf_lanes(end - i);
+			vf gi = vf_mul(vf_load_any(g.data, false, i, n), scale);
+			vf mi = vf_fma(c1, gi, vf_mul(b1, vf_load_any(m.data, false, i, n)));
+			vf vi = vf_fma(vf_mul(c2, gi), gi, vf_mul(b2, vf_load_any(v.data, false, i, n)));
 			vf den = vf_add(vf_div(vf_sqrt(vi), root), ve);
-			vf wi = vf_mul(load(w.data, false, i, n), decay);
-			store(w.data, false, i, vf_fma(size, vf_div(mi, den), wi), n);
-			store(m.data, false, i, mi, n);
-			store(v.data, false, i, vi, n);
+			vf wi = vf_mul(vf_load_any(w.data, false, i, n), decay);
+			vf_store_any(w.data, false, i, vf_fma(size, vf_div(mi, den), wi), n);
+			vf_store_any(m.data, false, i, mi, n);
+			vf_store_any(v.data, false, i, vi, n);
 		}
 	}
 }

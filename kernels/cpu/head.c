@@ -11,33 +11,6 @@
 #include "cpu.h"
 #include "vec.h"
 
-static inline vf
-load(const void *p, bool h, int64_t i, int n)
-{
-	if (h)
-		return n == VL ? vf_load_bf16((const bf16 *)p + i) : vf_load_bf16_n((const bf16 *)p + i, n);
-	return n == VL ? vf_load((const float *)p + i) : vf_load_n((const float *)p + i, n);
-}
-
-static inline void
-store(void *p, bool h, int64_t i, vf a, int n)
-{
-	if (h && n == VL)
-		vf_store_bf16((bf16 *)p + i, a);
-	else if (h)
-		vf_store_bf16_n((bf16 *)p + i, a, n);
-	else if (n == VL)
-		vf_store((float *)p + i, a);
-	else
-		vf_store_n((float *)p + i, a, n);
-}
-
-static inline int
-lanes(int64_t left)
-{
-	return left < VL ? (int)left : VL;
-}
-
 void
 FN(sal_cpu_head_forward)(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor h, struct sal_tensor w, struct sal_tensor b)
 {
@@ -51,8 +24,8 @@ FN(sal_cpu_head_forward)(struct sal_dev *dev, struct sal_tensor y, struct sal_te
 		vf acc[4] = { vf_set1(0), vf_set1(0), vf_set1(0), vf_set1(0) };
 
 		for (int64_t c = 0, k = 0; c < C; c += VL, k++) {
-			int n = lanes(C - c);
-			acc[k & 3] = vf_fma(load(h.data, hh, i * C + c, n), load(w.data, false, c, n), acc[k & 3]);
+			int n = vf_lanes(C - c);
+			acc[k & 3] = vf_fma(vf_load_any(h.data, hh, i * C + c, n), vf_load_any(w.data, false, c, n), acc[k & 3]);
 		}
 		out[i] = vf_sum(vf_add(vf_add(acc[0], acc[1]), vf_add(acc[2], acc[3]))) + bias;
 	}
@@ -69,19 +42,19 @@ FN(sal_cpu_head_backward)(struct sal_dev *dev, struct sal_tensor dh, struct sal_
 #pragma omp parallel for num_threads(dev->threads) if (N * C > 16384)
 	for (int64_t i = 0; i < N; i++)
 		for (int64_t c = 0; c < C; c += VL) {
-			int n = lanes(C - c);
-			store(dh.data, false, i * C + c, vf_mul(vf_set1(g[i]), load(w.data, false, c, n)), n);
+			int n = vf_lanes(C - c);
+			vf_store_any(dh.data, false, i * C + c, vf_mul(vf_set1(g[i]), vf_load_any(w.data, false, c, n)), n);
 		}
 
 	/* A thread owns columns, so the rows of each stay in order. */
 #pragma omp parallel for num_threads(dev->threads) if (N * C > 16384)
 	for (int64_t c = 0; c < C; c += VL) {
-		int n = lanes(C - c);
-		vf acc = accumulate ? load(dw.data, false, c, n) : vf_set1(0);
+		int n = vf_lanes(C - c);
+		vf acc = accumulate ? vf_load_any(dw.data, false, c, n) : vf_set1(0);
 
 		for (int64_t i = 0; i < N; i++)
-			acc = vf_fma(vf_set1(g[i]), load(h.data, hh, i * C + c, n), acc);
-		store(dw.data, false, c, acc, n);
+			acc = vf_fma(vf_set1(g[i]), vf_load_any(h.data, hh, i * C + c, n), acc);
+		vf_store_any(dw.data, false, c, acc, n);
 	}
 
 	if (db.ndim) {

@@ -11,33 +11,6 @@
 #include "cpu.h"
 #include "vec.h"
 
-static inline vf
-load(const void *p, bool h, int64_t i, int n)
-{
-	if (h)
-		return n == VL ? vf_load_bf16((const bf16 *)p + i) : vf_load_bf16_n((const bf16 *)p + i, n);
-	return n == VL ? vf_load((const float *)p + i) : vf_load_n((const float *)p + i, n);
-}
-
-static inline void
-store(void *p, bool h, int64_t i, vf a, int n)
-{
-	if (h && n == VL)
-		vf_store_bf16((bf16 *)p + i, a);
-	else if (h)
-		vf_store_bf16_n((bf16 *)p + i, a, n);
-	else if (n == VL)
-		vf_store((float *)p + i, a);
-	else
-		vf_store_n((float *)p + i, a, n);
-}
-
-static inline int
-lanes(int64_t left)
-{
-	return left < VL ? (int)left : VL;
-}
-
 void
 FN(sal_cpu_rmsnorm_forward)(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor rrms, struct sal_tensor x,
     struct sal_tensor w, float eps)
@@ -53,7 +26,7 @@ FN(sal_cpu_rmsnorm_forward)(struct sal_dev *dev, struct sal_tensor y, struct sal
 		vf acc[4] = { vf_set1(0), vf_set1(0), vf_set1(0), vf_set1(0) };
 
 		for (int64_t c = 0, k = 0; c < C; c += VL, k++) {
-			vf a = load(x.data, hx, o + c, lanes(C - c));
+			vf a = vf_load_any(x.data, hx, o + c, vf_lanes(C - c));
 			acc[k & 3] = vf_fma(a, a, acc[k & 3]);
 		}
 		float ss = vf_sum(vf_add(vf_add(acc[0], acc[1]), vf_add(acc[2], acc[3])));
@@ -61,9 +34,9 @@ FN(sal_cpu_rmsnorm_forward)(struct sal_dev *dev, struct sal_tensor y, struct sal
 		vf vr = vf_set1(r);
 
 		for (int64_t c = 0; c < C; c += VL) {
-			int n = lanes(C - c);
-			vf a = vf_mul(load(x.data, hx, o + c, n), vr);
-			store(y.data, hy, o + c, vf_mul(a, load(g, false, c, n)), n);
+			int n = vf_lanes(C - c);
+			vf a = vf_mul(vf_load_any(x.data, hx, o + c, n), vr);
+			vf_store_any(y.data, hy, o + c, vf_mul(a, vf_load_any(g, false, c, n)), n);
 		}
 		if (rr)
 			rr[i] = r;
@@ -84,21 +57,21 @@ FN(sal_cpu_rmsnorm_backward)(struct sal_dev *dev, struct sal_tensor dx, struct s
 		vf acc[4] = { vf_set1(0), vf_set1(0), vf_set1(0), vf_set1(0) };
 
 		for (int64_t c = 0, k = 0; c < C; c += VL, k++) {
-			int n = lanes(C - c);
-			vf a = vf_mul(load(dy.data, hy, o + c, n), load(g, false, c, n));
-			acc[k & 3] = vf_fma(a, load(x.data, hx, o + c, n), acc[k & 3]);
+			int n = vf_lanes(C - c);
+			vf a = vf_mul(vf_load_any(dy.data, hy, o + c, n), vf_load_any(g, false, c, n));
+			acc[k & 3] = vf_fma(a, vf_load_any(x.data, hx, o + c, n), acc[k & 3]);
 		}
 		float s = vf_sum(vf_add(vf_add(acc[0], acc[1]), vf_add(acc[2], acc[3])));
 		float r = rr[i];
 		vf vr = vf_set1(r), vk = vf_set1(-(s / (float)C) * r * r * r);
 
 		for (int64_t c = 0; c < C; c += VL) {
-			int n = lanes(C - c);
-			vf a = vf_mul(load(dy.data, hy, o + c, n), load(g, false, c, n));
-			a = vf_fma(load(x.data, hx, o + c, n), vk, vf_mul(a, vr));
+			int n = vf_lanes(C - c);
+			vf a = vf_mul(vf_load_any(dy.data, hy, o + c, n), vf_load_any(g, false, c, n));
+			a = vf_fma(vf_load_any(x.data, hx, o + c, n), vk, vf_mul(a, vr));
 			if (accumulate)
-				a = vf_add(load(dx.data, hd, o + c, n), a);
-			store(dx.data, hd, o + c, a, n);
+				a = vf_add(vf_load_any(dx.data, hd, o + c, n), a);
+			vf_store_any(dx.data, hd, o + c, a, n);
 		}
 	}
 }

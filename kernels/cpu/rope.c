@@ -9,33 +9,6 @@
 #include "cpu.h"
 #include "vec.h"
 
-static inline vf
-load(const void *p, bool h, int64_t i, int n)
-{
-	if (h)
-		return n == VL ? vf_load_bf16((const bf16 *)p + i) : vf_load_bf16_n((const bf16 *)p + i, n);
-	return n == VL ? vf_load((const float *)p + i) : vf_load_n((const float *)p + i, n);
-}
-
-static inline void
-store(void *p, bool h, int64_t i, vf a, int n)
-{
-	if (h && n == VL)
-		vf_store_bf16((bf16 *)p + i, a);
-	else if (h)
-		vf_store_bf16_n((bf16 *)p + i, a, n);
-	else if (n == VL)
-		vf_store((float *)p + i, a);
-	else
-		vf_store_n((float *)p + i, a, n);
-}
-
-static inline int
-lanes(int64_t left)
-{
-	return left < VL ? (int)left : VL;
-}
-
 static void
 rotate(struct sal_dev *dev, struct sal_tensor x, struct sal_tensor pos, struct sal_tensor cs, float sign)
 {
@@ -52,11 +25,11 @@ rotate(struct sal_dev *dev, struct sal_tensor x, struct sal_tensor pos, struct s
 			int64_t o = (i * H + k) * D;
 
 			for (int64_t d = 0; d < half; d += VL) {
-				int n = lanes(half - d);
-				vf a = load(x.data, h, o + d, n), b = load(x.data, h, o + half + d, n);
-				vf c = load(co, false, d, n), s = vf_mul(turn, load(si, false, d, n));
-				store(x.data, h, o + d, vf_sub(vf_mul(a, c), vf_mul(b, s)), n);
-				store(x.data, h, o + half + d, vf_add(vf_mul(b, c), vf_mul(a, s)), n);
+				int n = vf_lanes(half - d);
+				vf a = vf_load_any(x.data, h, o + d, n), b = vf_load_any(x.data, h, o + half + d, n);
+				vf c = vf_load_any(co, false, d, n), s = vf_mul(turn, vf_load_any(si, false, d, n));
+				vf_store_any(x.data, h, o + d, vf_sub(vf_mul(a, c), vf_mul(b, s)), n);
+				vf_store_any(x.data, h, o + half + d, vf_add(vf_mul(b, c), vf_mul(a, s)), n);
 			}
 		}
 	}

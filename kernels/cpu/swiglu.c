@@ -13,33 +13,6 @@
 
 #define BLOCK 4096 /* elements one thread takes at a time; a multiple of VL */
 
-static inline vf
-load(const void *p, bool h, int64_t i, int n)
-{
-	if (h)
-		return n == VL ? vf_load_bf16((const bf16 *)p + i) : vf_load_bf16_n((const bf16 *)p + i, n);
-	return n == VL ? vf_load((const float *)p + i) : vf_load_n((const float *)p + i, n);
-}
-
-static inline void
-store(void *p, bool h, int64_t i, vf a, int n)
-{
-	if (h && n == VL)
-		vf_store_bf16((bf16 *)p + i, a);
-	else if (h)
-		vf_store_bf16_n((bf16 *)p + i, a, n);
-	else if (n == VL)
-		vf_store((float *)p + i, a);
-	else
-		vf_store_n((float *)p + i, a, n);
-}
-
-static inline int
-lanes(int64_t left)
-{
-	return left < VL ? (int)left : VL;
-}
-
 /* Below -88 vf_exp is clamped, and the quotient with it: under 2^-126, where it no longer matters. */
 static inline vf
 sigmoid(vf x)
@@ -69,9 +42,9 @@ FN(sal_cpu_swiglu_forward)(struct sal_dev *dev, struct sal_tensor y, struct sal_
 		int64_t end = N - b < BLOCK ? N : b + BLOCK;
 
 		for (int64_t i = b; i < end; i += VL) {
-			int n = lanes(end - i);
-			vf g = load(gate.data, h, i, n), u = load(up.data, h, i, n);
-			store(y.data, h, i, vf_mul(vf_mul(g, sigmoid(g)), u), n);
+			int n = vf_lanes(end - i);
+			vf g = vf_load_any(gate.data, h, i, n), u = vf_load_any(up.data, h, i, n);
+			vf_store_any(y.data, h, i, vf_mul(vf_mul(g, sigmoid(g)), u), n);
 		}
 	}
 }
@@ -89,13 +62,13 @@ FN(sal_cpu_swiglu_backward)(struct sal_dev *dev, struct sal_tensor dgate, struct
 		int64_t end = N - b < BLOCK ? N : b + BLOCK;
 
 		for (int64_t i = b; i < end; i += VL) {
-			int n = lanes(end - i);
-			vf d = load(dy.data, h, i, n), g = load(gate.data, h, i, n), u = load(up.data, h, i, n);
+			int n = vf_lanes(end - i);
+			vf d = vf_load_any(dy.data, h, i, n), g = vf_load_any(gate.data, h, i, n), u = vf_load_any(up.data, h, i, n);
 			vf s = sigmoid(g);
 			vf du = vf_mul(d, vf_mul(g, s));
 			vf slope = vf_mul(s, vf_fma(g, vf_sub(one, s), one));
-			store(dgate.data, h, i, vf_mul(vf_mul(d, u), slope), n);
-			store(dup.data, h, i, du, n);
+			vf_store_any(dgate.data, h, i, vf_mul(vf_mul(d, u), slope), n);
+			vf_store_any(dup.data, h, i, du, n);
 		}
 	}
 }

@@ -12,6 +12,7 @@
 #define SAL_VEC_H
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -219,6 +220,34 @@ vf_store_bf16_n(bf16 *p, vf a, int n)
 	bf16 t[VL];
 	vf_store_bf16(t, a);
 	memcpy(p, t, (size_t)n * 2);
+}
+
+/* n <= VL elements from element i of p: BF16 where h, else F32. */
+static inline vf
+vf_load_any(const void *p, bool h, int64_t i, int n)
+{
+	if (h)
+		return n == VL ? vf_load_bf16((const bf16 *)p + i) : vf_load_bf16_n((const bf16 *)p + i, n);
+	return n == VL ? vf_load((const float *)p + i) : vf_load_n((const float *)p + i, n);
+}
+
+static inline void
+vf_store_any(void *p, bool h, int64_t i, vf a, int n)
+{
+	if (h && n == VL)
+		vf_store_bf16((bf16 *)p + i, a);
+	else if (h)
+		vf_store_bf16_n((bf16 *)p + i, a, n);
+	else if (n == VL)
+		vf_store((float *)p + i, a);
+	else
+		vf_store_n((float *)p + i, a, n);
+}
+
+static inline int
+vf_lanes(int64_t left)
+{
+	return left < VL ? (int)left : VL;
 }
 
 /*

@@ -382,7 +382,7 @@ int sal_finish(int status, const struct sal_common *c, const struct sal_counts *
 	errno = 0;
 	/* a stdout that was closed from the start is no error when there was nothing to write */
 	if ((fclose(stdout) != 0 && !(errno == EBADF && n->out == 0)) || failed) {
-		if (status == 0 || errno)
+		if (status == 0) /* else the cause has been told */
 			sal_warn("stdout: %s", strerror(errno ? errno : EIO));
 		status = EXIT_FAILURE;
 	}

@@ -118,13 +118,13 @@ draw(struct sal_generate *g, const cJSON *j, struct prompt *p)
 {
 	struct sal_random r = sal_random_open(g->cfg->c.seed, "principles", p->id, 0);
 	int usable = 0, k, pick[64];
-	double type = 0;
+	int64_t type = 0;
 
 	for (int i = 0; i < g->principles->n; i++)
 		usable += g->principles->p[i].weight > 0;
 	k = g->cfg->n < usable ? g->cfg->n : usable;
 	k = k < 64 ? k : 64;
-	if (sal_json_has(j, "question_type") && sal_json_num(j, "question_type", &type) != 0)
+	if (sal_json_has(j, "question_type") && sal_json_int(j, "question_type", 0, INT32_MAX, &type) != 0)
 		return -1;
 	if (sal_principles_draw(g->principles, k, (int)type, &r, pick) != 0)
 		return -1;

@@ -9,6 +9,8 @@
 #include <string.h>
 
 #define KEY_MAX 65535
+#define KEYS_MAX (1 << 16)    /* real files have some fifty; memory for keys and tensors stays bounded */
+#define TENSORS_MAX (1 << 17)
 
 enum { G_U8, G_I8, G_U16, G_I16, G_U32, G_I32, G_F32, G_BOOL, G_STR, G_ARR, G_U64, G_I64, G_F64, G_END };
 static const int value_bytes[G_END] = { 1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8 };
@@ -318,8 +320,10 @@ read_all(struct sal_tensors *s, struct cursor *c)
 		return sal_err("version %u is not supported%s", (unsigned)version, version & 0xffff ? "" : " (a big-endian file?)");
 	if (take(c, &n_tensors, 8) != 0 || take(c, &n_kv, 8) != 0)
 		return -1;
-	if (n_kv > (c->size - c->at) / 14 || n_kv > 1 << 24 || n_tensors > (c->size - c->at) / 32 || n_tensors > 1 << 24)
+	if (n_kv > (c->size - c->at) / 14 || n_tensors > (c->size - c->at) / 32)
 		return sal_err("%llu tensors and %llu keys are more than the file holds", (unsigned long long)n_tensors, (unsigned long long)n_kv);
+	if (n_kv > KEYS_MAX || n_tensors > TENSORS_MAX)
+		return sal_err("%llu tensors and %llu keys are more than %d and %d", (unsigned long long)n_tensors, (unsigned long long)n_kv, TENSORS_MAX, KEYS_MAX);
 	s->meta = cJSON_CreateObject();
 	struct pairs *all = s->priv = calloc(1, sizeof *all + ((size_t)n_kv + 1) * sizeof *all->p);
 	s->t = calloc((size_t)n_tensors + 1, sizeof *s->t);
@@ -444,22 +448,34 @@ sal_gguf_strings(const struct sal_tensors *s, const char *key, int64_t *n)
 	return out;
 }
 
-double *
-sal_gguf_numbers(const struct sal_tensors *s, const char *key, int64_t *n)
+/* The elements of an array of 4-byte numbers, as they stand in the file. */
+static void *
+words(const struct sal_tensors *s, const char *key, uint32_t type, uint32_t also, const char *what, int64_t *n)
 {
 	const struct pair *a = find_array(s, key);
-	double *out;
+	void *out;
 
-	if (a == NULL || a->type == G_STR) {
-		sal_err("metadata '%s' is not an array of numbers", key);
+	if (a == NULL || (a->type != type && a->type != also)) {
+		sal_err("metadata '%s' is not an array of %s", key, what);
 		return NULL;
 	}
-	if ((out = malloc(((size_t)a->n + 1) * sizeof *out)) == NULL) {
+	if ((out = malloc(((size_t)a->n + 1) * 4)) == NULL) {
 		sal_err("out of memory");
 		return NULL;
 	}
-	for (uint64_t i = 0; i < a->n; i++)
-		out[i] = number(s->map[0]->data + a->at + i * (uint64_t)value_bytes[a->type], a->type);
+	memcpy(out, s->map[0]->data + a->at, (size_t)a->n * 4);
 	*n = (int64_t)a->n;
 	return out;
+}
+
+float *
+sal_gguf_floats(const struct sal_tensors *s, const char *key, int64_t *n)
+{
+	return words(s, key, G_F32, G_F32, "f32", n);
+}
+
+int32_t *
+sal_gguf_ints(const struct sal_tensors *s, const char *key, int64_t *n)
+{
+	return words(s, key, G_I32, G_U32, "i32", n);
 }

@@ -14,6 +14,7 @@
 #define MAX_NUMBER 63 /* cJSON copies a number into 64 bytes */
 #define MAX_LINE ((size_t)64 << 20)
 #define MAX_FILE ((size_t)256 << 20)
+#define MAX_VALUES ((size_t)4 << 20) /* cJSON takes 64 bytes and more for each */
 #define FEW_KEYS 8 /* up to here keys are compared in pairs, above they are sorted */
 
 /* A key of an object not yet closed.  A key with escapes is compared unescaped: its bytes are in scan.plain. */
@@ -25,7 +26,7 @@ struct key {
 
 struct scan {
 	const char *text;
-	size_t len, at;
+	size_t len, at, n_values;
 	int depth;
 	struct key *key; /* stack: the keys of all open objects */
 	size_t n_keys, cap_keys;
@@ -421,6 +422,8 @@ static int scan_value(struct scan *s)
 	bool escaped;
 	int c = peek(s);
 
+	if (++s->n_values > MAX_VALUES)
+		return sal_err("byte %zu: more than %zu values", s->at + 1, MAX_VALUES);
 	switch (c) {
 	case '{':
 		return scan_nested(s, true);

@@ -3,7 +3,7 @@
  * jsonl.h - records: one JSON object a line, read strictly, written with every unknown field kept as it was.
  *
  * A line is first checked by a scanner of our own (UTF-8, JSON grammar, no NUL, no lone surrogate, depth <= 64,
- * finite numbers, no key twice), which also notes where each top-level field stands; then cJSON parses it.
+ * finite numbers, no key twice, a bounded number of values), which also notes where each top-level field stands; then cJSON parses it.
  * Output is made from the raw text of the fields that stay and the new ones, so numbers and spelling of foreign fields survive.
  */
 #ifndef SAL_JSONL_H

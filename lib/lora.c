@@ -133,6 +133,16 @@ sal_adapter_pack(struct sal_adapter *a)
 	}
 }
 
+static bool
+all_finite(const float *x, int64_t n)
+{
+	bool finite = true;
+
+	for (int64_t i = 0; i < n; i++)
+		finite = finite && isfinite(x[i]);
+	return finite;
+}
+
 static int
 hash_params(struct sal_adapter *a)
 {
@@ -291,30 +301,62 @@ out:
 	return rc;
 }
 
+/* The tensor of that name, which has ndim dimensions d0, d1; one of 1 dimension may be stored as a row. */
+static const struct sal_stored_tensor *
+need(const struct sal_tensors *f, const char *file, const char *name, int ndim, int64_t d0, int64_t d1)
+{
+	const struct sal_stored_tensor *t = sal_tensors_find(f, name);
+	int64_t have = 1;
+
+	if (t == NULL) {
+		sal_err("%s: tensor '%s' is missing", file, name);
+		return NULL;
+	}
+	for (int i = 0; i < t->ndim; i++)
+		have *= t->dim[i];
+	if (ndim == 2 ? t->ndim == 2 && t->dim[0] == d0 && t->dim[1] == d1 : have == d0)
+		return t;
+	sal_err("%s: tensor '%s' has shape [%lld, %lld], expected [%lld, %lld]: an adapter for another model?", file, name,
+	    t->ndim > 0 ? (long long)t->dim[0] : 1, t->ndim > 1 ? (long long)t->dim[1] : 1, (long long)d0, ndim > 1 ? (long long)d1 : 1);
+	return NULL;
+}
+
+/* Before anything is reserved for the rank that a configuration claims: the file has a tensor of that rank everywhere. */
+static int
+check_rank(const struct sal_config *c, const struct sal_tensors *f, const char *file, unsigned targets, int r)
+{
+	char name[160];
+	int64_t o, i;
+
+	for (int l = 0; l < c->num_layers; l++)
+		for (int p = 0; p < SAL_N_PROJ; p++) {
+			if (!(targets >> p & 1))
+				continue;
+			sal_proj_shape(c, p, &o, &i);
+			snprintf(name, sizeof name, "base_model.model.model.layers.%d.%s.%s.lora_A.weight", l, group_name[p], sal_proj_name[p]);
+			if (need(f, file, name, 2, r, i) == NULL)
+				return -1;
+		}
+	return 0;
+}
+
 static int
 load_param(struct sal_adapter *a, const struct sal_tensors *f, const char *file, const char *name, struct sal_param *p)
 {
-	const struct sal_stored_tensor *t = sal_tensors_find(f, name);
-	int64_t n = count(p->w), have = 1;
-	bool finite = true;
+	const struct sal_stored_tensor *t = need(f, file, name, p->w.ndim, p->w.dim[0], p->w.dim[1]);
+	int64_t n = count(p->w);
+	bool finite;
 	float *host;
 
 	if (t == NULL)
-		return sal_err("%s: tensor '%s' is missing", file, name);
-	for (int i = 0; i < t->ndim; i++)
-		have *= t->dim[i];
-	if (have != n || (p->w.ndim == 2 && (t->ndim != 2 || t->dim[0] != p->w.dim[0])))
-		return sal_err("%s: tensor '%s' has shape [%lld, %lld], expected [%lld, %lld]: an adapter for another model?", file, name,
-		    t->ndim > 0 ? (long long)t->dim[0] : 1, t->ndim > 1 ? (long long)t->dim[1] : 1, (long long)p->w.dim[0],
-		    p->w.ndim > 1 ? (long long)p->w.dim[1] : 1);
+		return -1;
 	if ((host = malloc((size_t)n * sizeof *host)) == NULL)
 		return sal_err("out of memory");
 	if (sal_decode_rows(t, 0, t->ndim > 1 ? t->dim[0] : 1, host) != 0) {
 		free(host);
-		return -1;
+		return sal_err("%s: %s", file, sal_errmsg());
 	}
-	for (int64_t i = 0; i < n; i++)
-		finite = finite && isfinite(host[i]);
+	finite = all_finite(host, n);
 	if (finite)
 		sal_upload(a->model->dev, p->w, host);
 	free(host);
@@ -360,7 +402,7 @@ sal_adapter_open(struct sal_model *m, const char *dir, int head)
 		goto out;
 	}
 	bool hw = head && (inside || hf), hb = hw && hf && sal_tensors_find(hf, "bias");
-	if ((a = adapter_make(m, r, alpha, targets, hw, hb)) == NULL)
+	if (check_rank(&m->cfg, f, file, targets, r) != 0 || (a = adapter_make(m, r, alpha, targets, hw, hb)) == NULL)
 		goto out;
 	for (int i = 0; i < a->n_params; i++) {
 		struct sal_param *p = &a->param[i];
@@ -427,6 +469,10 @@ write_params(const struct sal_adapter *a, const char *path, const int *which, in
 				goto out;
 			}
 			sal_download(a->model->dev, host[k], s);
+			if (!all_finite(host[k], count(s))) { /* no file ever holds one */
+				sal_err("%s: tensor '%s' holds a value that is not finite: not written", path, name[k]);
+				goto out;
+			}
 			t[k] = (struct sal_out_tensor){ .name = name[k], .ndim = s.ndim, .dim = { s.dim[0], s.ndim > 1 ? s.dim[1] : 0 }, .data = host[k] };
 			if (is_head && reward)
 				t[k] = (struct sal_out_tensor){ .name = name[k], .ndim = 2, .dim = { 1, s.dim[0] }, .data = host[k] };
@@ -458,7 +504,8 @@ write_head(const struct sal_adapter *a, const char *path)
 	sal_download(a->model->dev, w, a->head_w->w);
 	if (a->head_b)
 		sal_download(a->model->dev, &bias, a->head_b->w);
-	rc = sal_safetensors_write(path, t, 2, false);
+	rc = all_finite(w, t[1].dim[1]) && isfinite(bias) ? sal_safetensors_write(path, t, 2, false)
+	                                                  : sal_err("%s: a value is not finite: not written", path);
 	free(w);
 	return rc;
 }

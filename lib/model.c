@@ -11,6 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define MAX_POSITIONS (1 << 20) /* the table of angles is made for all of them */
+#define MAX_HEAD 1024
+
 const char *const sal_proj_name[SAL_N_PROJ] = { "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj" };
 
 /* What differs between the architectures; everything else is one decoder. */
@@ -23,6 +26,7 @@ static const struct {
 	{ "qwen2", true, false, false },
 	{ "qwen3", false, true, false },
 };
+#define QKV (1u << SAL_Q | 1u << SAL_K | 1u << SAL_V)
 
 static const struct {
 	const char *hf, *gguf;
@@ -75,6 +79,28 @@ get_num(const cJSON *j, const char *name, double def, double *out)
 	if (!sal_json_has(j, name))
 		return isnan(def) ? sal_err("missing \"%s\"", name) : 0;
 	return sal_json_num(j, name, out);
+}
+
+/* A flag of config.json, absent: false. */
+static int
+get_flag(const cJSON *j, const char *name, bool *out)
+{
+	const cJSON *v = cJSON_GetObjectItemCaseSensitive(j, name);
+
+	*out = cJSON_IsTrue(v);
+	return v && !cJSON_IsBool(v) && !cJSON_IsNull(v) ? sal_err("\"%s\" is not true or false", name) : 0;
+}
+
+/* A token of config.json, or a list of them: in the vocabulary. */
+static int
+check_tokens(const cJSON *j, const char *name, int vocab)
+{
+	const cJSON *v = cJSON_GetObjectItemCaseSensitive(j, name), *x = cJSON_IsArray(v) ? v->child : v;
+
+	for (; x && !cJSON_IsNull(x); x = cJSON_IsArray(v) ? x->next : NULL)
+		if (!cJSON_IsNumber(x) || x->valuedouble != floor(x->valuedouble) || x->valuedouble >= vocab)
+			return sal_err("\"%s\" is not a token of a vocabulary of %d", name, vocab);
+	return 0;
 }
 
 static int
@@ -136,6 +162,7 @@ config_from_json(const cJSON *j, struct sal_config *c)
 {
 	const char *arch = sal_json_str(j, "model_type");
 	double eps;
+	bool attn, mlp;
 	int a;
 
 	if (arch == NULL)
@@ -144,19 +171,23 @@ config_from_json(const cJSON *j, struct sal_config *c)
 		return sal_err("architecture '%s' is not supported", arch);
 	snprintf(c->arch, sizeof c->arch, "%s", arch);
 	c->qk_norm = arch_table[a].qk_norm;
+	if (get_flag(j, "attention_bias", &attn) != 0 || get_flag(j, "mlp_bias", &mlp) != 0 || get_flag(j, "tie_word_embeddings", &c->tied) != 0)
+		return -1;
+	c->biases = (arch_table[a].qkv_bias ? QKV : attn ? QKV | 1u << SAL_O : 0) | (mlp ? 1u << SAL_GATE | 1u << SAL_UP | 1u << SAL_DOWN : 0);
 	if (get_int(j, "hidden_size", 1, 1 << 20, -1, &c->hidden_size) != 0 ||
 	    get_int(j, "intermediate_size", 1, 1 << 22, -1, &c->intermediate_size) != 0 ||
 	    get_int(j, "num_hidden_layers", 1, 4096, -1, &c->num_layers) != 0 ||
 	    get_int(j, "num_attention_heads", 1, 4096, -1, &c->num_heads) != 0 ||
 	    get_int(j, "num_key_value_heads", 1, 4096, c->num_heads, &c->num_kv_heads) != 0 ||
 	    get_int(j, "vocab_size", 1, 1 << 24, -1, &c->vocab_size) != 0 ||
-	    get_int(j, "max_position_embeddings", 1, 1 << 24, -1, &c->max_positions) != 0 ||
+	    get_int(j, "max_position_embeddings", 1, MAX_POSITIONS, -1, &c->max_positions) != 0 ||
+	    check_tokens(j, "bos_token_id", c->vocab_size) != 0 || check_tokens(j, "eos_token_id", c->vocab_size) != 0 ||
 	    get_num(j, "rms_norm_eps", NAN, &eps) != 0)
 		return -1;
 	c->rms_norm_eps = (float)eps;
 	if (!sal_json_has(j, "head_dim") && c->hidden_size % c->num_heads != 0)
 		return sal_err("hidden_size %d is not a multiple of num_attention_heads %d", c->hidden_size, c->num_heads);
-	if (get_int(j, "head_dim", 1, 4096, c->hidden_size / c->num_heads, &c->head_dim) != 0)
+	if (get_int(j, "head_dim", 1, MAX_HEAD, c->hidden_size / c->num_heads, &c->head_dim) != 0)
 		return -1;
 	if (sal_json_has(j, "hidden_act")) {
 		const char *act = sal_json_str(j, "hidden_act");
@@ -175,10 +206,6 @@ config_from_json(const cJSON *j, struct sal_config *c)
 	cJSON_ArrayForEach(t, types)
 		if (c->window && cJSON_IsString(t) && strcmp(t->valuestring, "sliding_attention") != 0)
 			return sal_err("layers with and without a sliding window in one model are not supported");
-	const cJSON *tie = cJSON_GetObjectItemCaseSensitive(j, "tie_word_embeddings");
-	if (tie && !cJSON_IsBool(tie) && !cJSON_IsNull(tie))
-		return sal_err("\"tie_word_embeddings\" is not true or false");
-	c->tied = cJSON_IsTrue(tie);
 	return read_rope(c, j) != 0 ? -1 : check_config(c);
 }
 
@@ -199,19 +226,20 @@ config_from_gguf(const struct sal_tensors *s, struct sal_config *c)
 	snprintf(c->arch, sizeof c->arch, "%s", arch);
 	c->qk_norm = arch_table[a].qk_norm;
 	c->permuted = arch_table[a].permuted_gguf;
+	c->biases = arch_table[a].qkv_bias ? QKV : 0;
 	if (get_int(j, KEY("embedding_length"), 1, 1 << 20, -1, &c->hidden_size) != 0 ||
 	    get_int(j, KEY("feed_forward_length"), 1, 1 << 22, -1, &c->intermediate_size) != 0 ||
 	    get_int(j, KEY("block_count"), 1, 4096, -1, &c->num_layers) != 0 ||
 	    get_int(j, KEY("attention.head_count"), 1, 4096, -1, &c->num_heads) != 0 ||
 	    get_int(j, KEY("attention.head_count_kv"), 1, 4096, c->num_heads, &c->num_kv_heads) != 0 ||
-	    get_int(j, KEY("context_length"), 1, 1 << 24, -1, &c->max_positions) != 0 ||
+	    get_int(j, KEY("context_length"), 1, MAX_POSITIONS, -1, &c->max_positions) != 0 ||
 	    get_num(j, KEY("attention.layer_norm_rms_epsilon"), NAN, &eps) != 0 ||
 	    get_num(j, KEY("rope.freq_base"), 10000.0, &c->rope_theta) != 0)
 		return -1;
 	c->rms_norm_eps = (float)eps;
 	if (c->hidden_size % c->num_heads != 0 && !sal_json_has(j, KEY("attention.key_length")))
 		return sal_err("embedding_length %d is not a multiple of head_count %d", c->hidden_size, c->num_heads);
-	if (get_int(j, KEY("attention.key_length"), 1, 4096, c->hidden_size / c->num_heads, &c->head_dim) != 0 ||
+	if (get_int(j, KEY("attention.key_length"), 1, MAX_HEAD, c->hidden_size / c->num_heads, &c->head_dim) != 0 ||
 	    get_int(j, KEY("attention.sliding_window"), 1, 1 << 30, 0, &c->window) != 0 ||
 	    get_int(j, KEY("rope.dimension_count"), 1, 4096, c->head_dim, &vocab) != 0)
 		return -1;
@@ -286,6 +314,7 @@ struct loader {
 	struct sal_model *m;
 	const struct sal_tensors *files;
 	bool gguf;
+	bool check;  /* names and shapes only: nothing is reserved before the whole model is known to be in the files */
 	float *host; /* a block of decoded rows */
 	size_t host_len;
 	struct sal_tensor stage;
@@ -328,8 +357,8 @@ load_matrix(struct loader *ld, const char *name, struct sal_weight w, bool permu
 	const struct sal_stored_tensor *t = need(ld, name, 2, w.out, w.in);
 	int64_t d = ld->m->cfg.head_dim, step = (int64_t)(ld->host_len / 2) / w.in / d * d;
 
-	if (t == NULL)
-		return -1;
+	if (t == NULL || ld->check)
+		return t ? 0 : -1;
 	for (int64_t r = 0; r < w.out; r += step) {
 		int64_t n = w.out - r < step ? w.out - r : step;
 		if (sal_decode_rows(t, r, n, ld->host) != 0)
@@ -348,6 +377,8 @@ load_vector(struct loader *ld, const char *name, struct sal_tensor t, bool permu
 {
 	const struct sal_stored_tensor *s = need(ld, name, 1, t.dim[0], 0);
 
+	if (s && ld->check)
+		return 0;
 	if (s == NULL || sal_decode_rows(s, 0, 1, ld->host) != 0)
 		return -1;
 	for (int64_t h = 0; permuted && h < t.dim[0]; h += ld->m->cfg.head_dim)
@@ -378,6 +409,8 @@ load_layer(struct loader *ld, int l)
 		if (load_matrix(ld, name, y->w[p], perm) != 0)
 			return -1;
 		layer_name(ld, name, sizeof name, l, proj_names[p].hf, proj_names[p].gguf, "bias");
+		if (y->bias[p].ndim && !ld->gguf && !(c->biases >> p & 1))
+			return sal_err("%s: tensor '%s' is there, but config.json has no such bias", ld->m->path, name);
 		if (y->bias[p].ndim && load_vector(ld, name, y->bias[p], perm) != 0)
 			return -1;
 	}
@@ -396,19 +429,38 @@ load_layer(struct loader *ld, int l)
 	return load_vector(ld, name, y->k_norm, false);
 }
 
-/* Reserve everything in one arena: a == NULL only adds up. */
+static int
+load_all(struct loader *ld)
+{
+	struct sal_model *m = ld->m;
+	char name[128];
+
+	layer_name(ld, name, sizeof name, m->cfg.num_layers, "input_layernorm", "attn_norm", "weight");
+	if (sal_tensors_find(ld->files, name))
+		return sal_err("%s: tensor '%s' is there, but the configuration has %d layers", m->path, name, m->cfg.num_layers);
+	if (load_matrix(ld, ld->gguf ? "token_embd.weight" : "model.embed_tokens.weight", m->embed, false) != 0)
+		return -1;
+	for (int l = 0; l < m->cfg.num_layers; l++)
+		if (load_layer(ld, l) != 0)
+			return -1;
+	if (load_vector(ld, ld->gguf ? "output_norm.weight" : "model.norm.weight", m->final_norm, false) != 0)
+		return -1;
+	return m->cfg.tied ? 0 : load_matrix(ld, ld->gguf ? "output.weight" : "lm_head.weight", m->head, false);
+}
+
+/* Reserve everything in one arena: a == NULL only adds up and sets the shapes. */
 static struct sal_tensor
 vec(struct sal_arena *a, size_t *room, int64_t n)
 {
 	*room += sal_tensor_room(SAL_F32, n);
-	return a ? sal_tensor_new(a, SAL_F32, 1, n, 0, 0, 0) : SAL_NONE;
+	return a ? sal_tensor_new(a, SAL_F32, 1, n, 0, 0, 0) : (struct sal_tensor){ .ndim = 1, .dim = { n } };
 }
 
 static struct sal_weight
 mat(struct sal_arena *a, size_t *room, enum sal_dtype dt, int64_t o, int64_t i, bool tr)
 {
 	*room += sal_weight_room(dt, o, i, tr);
-	return a ? sal_weight_new(a, dt, o, i, tr) : (struct sal_weight){ 0 };
+	return a ? sal_weight_new(a, dt, o, i, tr) : (struct sal_weight){ .out = o, .in = i };
 }
 
 static void
@@ -424,7 +476,7 @@ reserve(struct sal_model *m, struct sal_arena *a, size_t *room, const struct loa
 			sal_proj_shape(c, p, &o, &i);
 			y->w[p] = mat(a, room, m->dtype, o, i, flags & SAL_MODEL_TRAIN);
 			layer_name(ld, name, sizeof name, l, proj_names[p].hf, proj_names[p].gguf, "bias");
-			y->bias[p] = sal_tensors_find(ld->files, name) ? vec(a, room, o) : SAL_NONE;
+			y->bias[p] = c->biases >> p & 1 || sal_tensors_find(ld->files, name) ? vec(a, room, o) : SAL_NONE;
 		}
 		y->attn_norm = vec(a, room, c->hidden_size);
 		y->ffn_norm = vec(a, room, c->hidden_size);
@@ -446,7 +498,8 @@ make_rope(struct sal_model *m, const struct sal_tensors *files)
 	const struct sal_config *c = &m->cfg;
 	int half = c->head_dim / 2;
 	const struct sal_stored_tensor *factors = sal_tensors_find(files, "rope_freqs.weight"); /* GGUF's form of llama3 scaling */
-	float *cs = malloc((size_t)c->max_positions * c->head_dim * sizeof *cs), *inv = malloc((size_t)half * sizeof *inv);
+	int block = 4096 < c->max_positions ? 4096 : c->max_positions; /* positions */
+	float *cs = malloc((size_t)block * (size_t)c->head_dim * sizeof *cs), *inv = malloc((size_t)half * sizeof *inv);
 	const double pi = 3.14159265358979323846;
 
 	if (cs == NULL || inv == NULL) {
@@ -461,6 +514,11 @@ make_rope(struct sal_model *m, const struct sal_tensors *files)
 	}
 	for (int i = 0; i < half; i++) {
 		float divisor = factors ? cs[i] : 1.0f;
+		if (!(divisor > 0) || !isfinite(divisor)) {
+			free(cs);
+			free(inv);
+			return sal_err("%s: tensor 'rope_freqs.weight' holds a factor of %g", m->path, (double)divisor);
+		}
 		inv[i] = 1.0f / (float)pow(c->rope_theta, (double)((float)(2 * i) / (float)c->head_dim)) / divisor;
 		if (c->rope_scaling == 1)
 			inv[i] = (float)(inv[i] / c->rope_factor);
@@ -473,13 +531,16 @@ make_rope(struct sal_model *m, const struct sal_tensors *files)
 				inv[i] = (float)((1 - s) * inv[i] / c->rope_factor + s * inv[i]);
 		}
 	}
-	for (int p = 0; p < c->max_positions; p++)
-		for (int i = 0; i < half; i++) {
-			float a = (float)p * inv[i];
-			cs[(size_t)p * c->head_dim + i] = (float)cos((double)a);
-			cs[(size_t)p * c->head_dim + half + i] = (float)sin((double)a);
-		}
-	sal_upload(m->dev, m->rope, cs);
+	for (int p0 = 0, n; p0 < c->max_positions; p0 += n) {
+		n = c->max_positions - p0 < block ? c->max_positions - p0 : block;
+		for (int p = 0; p < n; p++)
+			for (int i = 0; i < half; i++) {
+				float a = (float)(p0 + p) * inv[i];
+				cs[(size_t)p * c->head_dim + i] = (float)cos((double)a);
+				cs[(size_t)p * c->head_dim + half + i] = (float)sin((double)a);
+			}
+		sal_upload(m->dev, sal_tensor_rows(m->rope, p0, n), cs);
+	}
 	free(cs);
 	free(inv);
 	return 0;
@@ -518,19 +579,13 @@ load(struct sal_model *m, const struct sal_tensors *files, int flags)
 
 	if ((size_t)c->num_heads * (size_t)c->head_dim > widest)
 		widest = (size_t)c->num_heads * (size_t)c->head_dim;
-	if (need(&ld, ld.gguf ? "token_embd.weight" : "model.embed_tokens.weight", 2, c->vocab_size, c->hidden_size) == NULL)
-		return -1; /* before anything is reserved for a size that the file does not hold */
-	for (int l = 0; l < c->num_layers; l += c->num_layers > 1 ? c->num_layers - 1 : 1) {
-		char name[128];
-		int64_t o, i;
-		sal_proj_shape(c, SAL_DOWN, &o, &i);
-		layer_name(&ld, name, sizeof name, l, proj_names[SAL_DOWN].hf, proj_names[SAL_DOWN].gguf, "weight");
-		if (need(&ld, name, 2, o, i) == NULL)
-			return -1;
-	}
 	if ((m->layer = calloc((size_t)c->num_layers, sizeof *m->layer)) == NULL)
 		return sal_err("out of memory");
 	reserve(m, NULL, &room, &ld, flags);
+	ld.check = true;
+	if (load_all(&ld) != 0)
+		return -1;
+	ld.check = false;
 	m->arena = sal_arena_new(m->dev, room);
 	reserve(m, m->arena, &room, &ld, flags);
 	ld.host_len = 2 * widest * (size_t)(c->head_dim > 64 ? c->head_dim : 64) * 2;
@@ -541,13 +596,7 @@ load(struct sal_model *m, const struct sal_tensors *files, int flags)
 		sal_err("%s: %s", m->path, ld.host ? sal_dev_error(m->dev) : "out of memory");
 		goto out;
 	}
-	for (int l = 0; l < c->num_layers; l++)
-		if (load_layer(&ld, l) != 0)
-			goto out;
-	if (load_vector(&ld, ld.gguf ? "output_norm.weight" : "model.norm.weight", m->final_norm, false) != 0 ||
-	    load_matrix(&ld, ld.gguf ? "token_embd.weight" : "model.embed_tokens.weight", m->embed, false) != 0 ||
-	    (!c->tied && load_matrix(&ld, ld.gguf ? "output.weight" : "lm_head.weight", m->head, false) != 0) ||
-	    make_rope(m, files) != 0 || hash_files(m, files) != 0)
+	if (load_all(&ld) != 0 || make_rope(m, files) != 0 || hash_files(m, files) != 0)
 		goto out;
 	if (sal_dev_sync(m->dev) != 0) {
 		sal_err("%s: %s", m->path, sal_dev_error(m->dev));

@@ -21,6 +21,7 @@ struct sal_config {
 	bool tied;  /* output head is the embedding */
 	bool qk_norm;
 	bool permuted; /* GGUF of arch llama: rows of q and k are interleaved */
+	unsigned biases; /* bit p: projection p must have a bias */
 };
 
 struct sal_layer {

@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OPT_BASE = 1000, OPT_HELP = 1, OPT_VERSION = 2, HELP_COLUMN = 28 };
+enum { OPT_BASE = 1000, OPT_HELP = 1, OPT_VERSION = 2, HELP_COLUMN = 28, MAX_OPTS = 96 };
 
 void sal_opts_fail(const char *fmt, ...)
 {
@@ -183,17 +183,13 @@ static _Noreturn void bad_option(const struct sal_opt *opts, int n, int answer, 
 
 void sal_opts_parse(int argc, char *argv[], const struct sal_opt *opts, const char *usage, const char *about)
 {
+	struct option longs[MAX_OPTS + 3] = { 0 };
+	char shorts[2 * MAX_OPTS + 2] = ":";
 	int n = 0, k = 1, answer;
 
 	while (opts[n].kind != SAL_OPT_END_)
-		n++;
-	struct option *longs = calloc((size_t)n + 3, sizeof *longs);
-	char *shorts = calloc((size_t)n * 2 + 2, 1);
-	if (!longs || !shorts) {
-		sal_warn("out of memory");
-		exit(EXIT_FAILURE);
-	}
-	shorts[0] = ':';
+		if (++n > MAX_OPTS)
+			abort(); /* a table of a tool, not the user's doing */
 	for (int i = 0; i < n; i++) {
 		int has = opts[i].kind == SAL_OPT_FLAG ? no_argument : required_argument;
 		longs[i] = (struct option){ opts[i].name, has, NULL, OPT_BASE + i };
@@ -230,6 +226,4 @@ void sal_opts_parse(int argc, char *argv[], const struct sal_opt *opts, const ch
 	}
 	if (optind < argc)
 		sal_opts_fail("'%s': operands are not taken", argv[optind]);
-	free(longs);
-	free(shorts);
 }

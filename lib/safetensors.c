@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #define HEADER_MAX 100000000u
+#define VALUES_MAX (1 << 19) /* of a header: some 60,000 tensors */
 
 static const struct {
 	const char *name;
@@ -64,10 +65,12 @@ whole(const cJSON *e, uint64_t *out)
 static int
 scan_header(const char *p, size_t n)
 {
-	int depth = 0, commas = 0;
+	int depth = 0, commas = 0, values = 0;
 	bool list = false, string = false;
 
 	for (size_t i = 0; i < n; i++) {
+		if (!string && (p[i] == ':' || p[i] == ',') && ++values > VALUES_MAX)
+			return sal_err("the header has more than %d values", VALUES_MAX);
 		bool after_digit = i > 0 && p[i - 1] >= '0' && p[i - 1] <= '9';
 		if (string && p[i] == '\\')
 			i++;

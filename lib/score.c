@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* score.c - records to sequences, and what the model says of them back into the records. */
 #include "lib/score.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -124,7 +125,7 @@ static int
 choose(struct sal_score *s, const struct sal_record *r, struct item *x)
 {
 	const cJSON *own = cJSON_GetObjectItemCaseSensitive(r->json, "principles"), *e;
-	double type = 0, sample = 0;
+	int64_t type = 0, sample = 0;
 
 	if (s->n_under) {
 		memcpy(x->pick, s->under, sizeof x->pick);
@@ -147,12 +148,12 @@ choose(struct sal_score *s, const struct sal_record *r, struct item *x)
 		char *id = sal_record_id(r);
 		if (id == NULL)
 			return -1;
-		if ((sal_json_has(r->json, "question_type") && sal_json_num(r->json, "question_type", &type) != 0) ||
-		    (sal_json_has(r->json, "sample") && sal_json_num(r->json, "sample", &sample) != 0)) {
+		if ((sal_json_has(r->json, "question_type") && sal_json_int(r->json, "question_type", 0, INT32_MAX, &type) != 0) ||
+		    (sal_json_has(r->json, "sample") && sal_json_int(r->json, "sample", 0, INT32_MAX, &sample) != 0)) {
 			free(id);
 			return -1;
 		}
-		struct sal_random rnd = sal_random_open(s->cfg->c.seed, "principles", id, sample > 0 ? (uint64_t)sample : 0);
+		struct sal_random rnd = sal_random_open(s->cfg->c.seed, "principles", id, (uint64_t)sample);
 		free(id);
 		if (sal_principles_draw(s->principles, s->cfg->draw, (int)type, &rnd, x->pick) != 0)
 			return -1;
@@ -240,7 +241,7 @@ prepare(void *ctx, struct sal_group *g)
 			return sal_err("%d tokens are more than the context of %d", x->ids[i].n, s->m->cfg.max_positions);
 	if (s->cfg->logprobs) {
 		size_t k = (size_t)(x->ids[0].n - x->from) + 1;
-		if ((x->out = malloc(k * sizeof *x->out)) == NULL || (x->entropy = malloc(k * sizeof *x->entropy)) == NULL)
+		if ((x->out = calloc(k, sizeof *x->out)) == NULL || (x->entropy = calloc(k, sizeof *x->entropy)) == NULL)
 			return sal_err("out of memory");
 	}
 	return 0;
@@ -283,6 +284,21 @@ by_length(const void *a, const void *b)
 	return (x->n > y->n) - (x->n < y->n);
 }
 
+/* Whose result is not finite: the error line names its record. */
+static int
+blame(struct sal_group **g, int n, bool logprobs)
+{
+	for (int i = 0; i < n; i++) {
+		const struct item *x = g[i]->user;
+		bool finite = isfinite(x->reward[0]) && isfinite(x->reward[1]);
+		for (int k = x->from; logprobs && k < x->ids[0].n; k++)
+			finite = finite && isfinite(x->out[k - x->from]);
+		if (!finite)
+			return sal_err("stdin:%ld: %s", g[i]->rec[0]->line, sal_errmsg());
+	}
+	return -1;
+}
+
 static int
 run(void *ctx, struct sal_group **g, int n)
 {
@@ -310,7 +326,7 @@ run(void *ctx, struct sal_group **g, int n)
 	}
 	qsort(q, (size_t)k, sizeof *q, by_length);
 	if (rc == 0)
-		rc = sal_eval(s->e, s->a, q, k, what, 1.0f / (float)s->cfg->temperature);
+		rc = sal_eval(s->e, s->a, q, k, what, 1.0f / (float)s->cfg->temperature) == 0 ? 0 : blame(g, n, s->cfg->logprobs);
 	free(q);
 	for (int i = 0; rc == 0 && i < n; i++)
 		rc = emit(s, g[i]->rec[0], g[i]->user);

@@ -43,7 +43,8 @@ int64_t sal_gguf_array_len(const struct sal_tensors *s, const char *key);
 /* Strings of an array: views into the map (not NUL-terminated).  malloc'd arrays of n; NULL on error. */
 struct sal_str { const char *p; size_t len; };
 struct sal_str *sal_gguf_strings(const struct sal_tensors *s, const char *key, int64_t *n);
-double *sal_gguf_numbers(const struct sal_tensors *s, const char *key, int64_t *n);
+float *sal_gguf_floats(const struct sal_tensors *s, const char *key, int64_t *n); /* of f32, nothing else */
+int32_t *sal_gguf_ints(const struct sal_tensors *s, const char *key, int64_t *n); /* of i32 or u32 */
 
 /* Write a safetensors file of F32 (or BF16: converted, ties to even) tensors; atomic.  names sorted by the caller's order. */
 struct sal_out_tensor { const char *name; int ndim; int64_t dim[4]; const float *data; };

@@ -11,12 +11,14 @@
 
 #include "lib/jsonl.h"
 
+#include <math.h>
 #include <pcre2.h>
 #include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
 
 #define MAX_STEPS 32
+#define GROWTH 64 /* a text normalized or decoded is at most this many times as long: a chain of replacements could double it 32 times */
 #define NONE UINT32_MAX
 #define LOWER "\xe2\x96\x81" /* U+2581, SentencePiece's space */
 
@@ -749,8 +751,11 @@ split_regex(struct work *w, int step, const char *s, size_t n, bool first)
 			return sal_err("%s: the pre_tokenizer's pattern is too slow on this text (PCRE2 error %d)", w->tk->path, rc);
 		PCRE2_SIZE *o = pcre2_get_ovector_pointer(w->md);
 		if (o[1] <= o[0] || o[0] < at) { /* empty */
-			cp_at(s, n, at = o[1] > at ? o[1] : at, &len);
-			at += at < n ? len : 0;
+		at = o[1] > at ? o[1] : at;
+			if (at < n) {
+				cp_at(s, n, at, &len);
+				at += len;
+			}
 			continue;
 		}
 		if (o[0] > from && !t->keep_matches && pretokenize(w, step + 1, s + from, o[0] - from, first && from == 0) != 0)
@@ -857,15 +862,17 @@ pretokenize(struct work *w, int step, const char *s, size_t n, bool first)
 
 /* ---- normalizer ------------------------------------------------------------ */
 
+/* Fails (o->failed) when o would be longer than limit. */
 static void
-replace(const char *s, size_t n, const char *from, const char *to, struct sal_buf *o)
+replace(const char *s, size_t n, const char *from, const char *to, size_t limit, struct sal_buf *o)
 {
 	size_t k = strlen(from), start = 0;
 
-	for (size_t i = 0; k && i + k <= n;)
+	for (size_t i = 0; k && i + k <= n && !o->failed;)
 		if (memcmp(s + i, from, k) == 0) {
 			sal_buf_put(o, s + start, i - start);
 			sal_buf_puts(o, to);
+			o->failed |= o->len > limit;
 			start = i += k;
 		} else {
 			i++;
@@ -899,6 +906,7 @@ static int
 normalize(const struct sal_tokenizer *tk, const char *s, size_t n, struct sal_buf *o)
 {
 	struct sal_buf a = { 0 };
+	size_t limit = GROWTH * (n + 64);
 	int rc = 0;
 
 	sal_buf_put(o, s, n);
@@ -912,13 +920,13 @@ normalize(const struct sal_tokenizer *tk, const char *s, size_t n, struct sal_bu
 			sal_buf_puts(o, t->to);
 			sal_buf_put(o, a.data, a.len);
 		} else if (t->kind == NORM_REPLACE) {
-			replace(a.data, a.len, t->from, t->to, o);
+			replace(a.data, a.len, t->from, t->to, limit, o);
 		} else {
 			rc = compose(t->kind, a.data, a.len, o);
 		}
 	}
-	if (o->failed)
-		rc = sal_err("out of memory");
+	if (rc == 0 && o->failed)
+		rc = sal_err("%s: a text of %zu bytes cannot be normalized: it becomes too long, or memory is short", tk->path, n);
 	sal_buf_free(&a);
 	return rc;
 }
@@ -1106,7 +1114,7 @@ strip(const struct step *t, const char *s, size_t n, struct sal_buf *o)
 
 /* One step of the decoder, from a to o (empty, with room for as many texts). */
 static void
-decode_step(const struct step *t, const struct toks *a, struct toks *o)
+decode_step(const struct step *t, const struct toks *a, size_t limit, struct toks *o)
 {
 	struct sal_buf run = { 0 };
 	size_t from = 0;
@@ -1132,10 +1140,10 @@ decode_step(const struct step *t, const struct toks *a, struct toks *o)
 			sal_buf_put(&o->b, s, n);
 			break;
 		case DEC_REPLACE:
-			replace(s, n, t->from, t->to, &o->b);
+			replace(s, n, t->from, t->to, limit, &o->b);
 			break;
 		case DEC_META:
-			replace(s, n, t->from, i == 0 && t->start ? "" : " ", &o->b);
+			replace(s, n, t->from, i == 0 && t->start ? "" : " ", limit, &o->b);
 			break;
 		case DEC_STRIP:
 			strip(t, s, n, &o->b);
@@ -1174,16 +1182,17 @@ sal_detokenize(const struct sal_tokenizer *tk, const int32_t *id, int n, struct 
 		sal_buf_put(&a.b, piece_text(tk, id[i]), tk->piece[id[i]].len);
 		a.end[a.n++] = a.b.len;
 	}
-	for (int i = 0; i < tk->n_dec; i++) {
+	size_t limit = GROWTH * (a.b.len + 64);
+	for (int i = 0; i < tk->n_dec && !a.b.failed; i++) {
 		b.b.len = 0;
 		b.n = 0;
-		decode_step(&tk->dec[i], &a, &b);
+		decode_step(&tk->dec[i], &a, limit, &b);
 		struct toks swap = a;
 		a = b;
 		b = swap;
 	}
 	sal_buf_put(out, a.b.data ? a.b.data : "", a.b.len);
-	rc = a.b.failed || b.b.failed || out->failed ? sal_err("out of memory") : 0;
+	rc = a.b.failed || b.b.failed || out->failed ? sal_err("%s: %d tokens cannot be decoded: the text becomes too long, or memory is short", tk->path, n) : 0;
 out:
 	sal_buf_free(&a.b);
 	sal_buf_free(&b.b);
@@ -1706,14 +1715,14 @@ named_token(const struct sal_tokenizer *tk, const cJSON *o, const char *name)
 }
 
 static int
-eos_of(struct sal_tokenizer *tk, const cJSON *o, const char *file)
+eos_of(struct sal_tokenizer *tk, const cJSON *o, int limit, const char *dir, const char *file)
 {
 	const cJSON *v = get(o, "eos_token_id"), *x = cJSON_IsArray(v) ? v->child : v;
 
 	for (; x; x = cJSON_IsArray(v) ? x->next : NULL) {
-		int32_t id = id_of(x, INT32_MAX);
+		int32_t id = id_of(x, limit);
 		if (id < 0)
-			return sal_err("%s: %s: eos_token_id is not a token", tk->path, file);
+			return sal_err("%s/%s: eos_token_id is not a token of a vocabulary of %d", dir, file, limit);
 		if (id < tk->n && add_eos(tk, id) != 0)
 			return -1;
 	}
@@ -1769,7 +1778,10 @@ open_dir(struct sal_tokenizer *tk, const char *dir)
 	tk->adds_bos = tk->bos >= 0 && get_bool(tc, "add_bos_token", lead >= 0 && lead == tk->bos);
 	if ((id = named_token(tk, tc, "eos_token")) >= 0 && add_eos(tk, id) != 0)
 		goto out;
-	if (eos_of(tk, gc, "generation_config.json") != 0 || eos_of(tk, c, "config.json") != 0 || read_chat(tk, dir, tc) != 0)
+	/* a model may have more embeddings than its tokenizer has tokens */
+	int limit = id_of(get(c, "vocab_size"), INT32_MAX);
+	limit = limit > tk->n ? limit : tk->n;
+	if (eos_of(tk, gc, limit, dir, "generation_config.json") != 0 || eos_of(tk, c, limit, dir, "config.json") != 0 || read_chat(tk, dir, tc) != 0)
 		goto out;
 	rc = 0;
 out:
@@ -1823,35 +1835,49 @@ gguf_pre(struct sal_tokenizer *tk, const char *pre)
 static int
 number_cmp(const void *a, const void *b) /* highest first */
 {
-	double x = *(const double *)a, y = *(const double *)b;
+	float x = *(const float *)a, y = *(const float *)b;
 	return (x < y) - (x > y);
+}
+
+/* One finite score a token; NULL: error. */
+static float *
+gguf_scores(const struct sal_tokenizer *tk, const struct sal_tensors *g)
+{
+	int64_t n = 0, i = 0;
+	float *score = sal_gguf_floats(g, "tokenizer.ggml.scores", &n);
+
+	if (!score) {
+		sal_err("%s: %s", tk->path, sal_errmsg());
+		return NULL;
+	}
+	while (i < n && isfinite(score[i]))
+		i++;
+	if (n == tk->n && i == n)
+		return score;
+	if (n != tk->n)
+		sal_err("%s: %lld scores for %d tokens", tk->path, (long long)n, tk->n);
+	else
+		sal_err("%s: the score of token %lld is not finite", tk->path, (long long)i);
+	free(score);
+	return NULL;
 }
 
 /* Ranks of pieces by score: 0 the highest, equal scores the same. */
 static int
 gguf_ranks(struct sal_tokenizer *tk, const struct sal_tensors *g)
 {
-	int64_t n;
-	double *score = sal_gguf_numbers(g, "tokenizer.ggml.scores", &n), *sorted = NULL;
+	float *score = gguf_scores(tk, g), *sorted = NULL;
+	int64_t n = tk->n;
 	int rc = -1;
 
 	if (!score)
-		return sal_err("%s: no tokenizer.ggml.scores", tk->path);
-	if (n != tk->n) {
-		sal_err("%s: %lld scores for %d tokens", tk->path, (long long)n, tk->n);
-		goto out;
-	}
+		return -1;
 	sorted = malloc((size_t)n * sizeof *sorted);
 	tk->rank = malloc((size_t)n * sizeof *tk->rank);
 	if (!sorted || !tk->rank) {
 		sal_err("out of memory");
 		goto out;
 	}
-	for (int64_t i = 0; i < n; i++)
-		if (!(score[i] == score[i])) {
-			sal_err("%s: the score of token %lld is not a number", tk->path, (long long)i);
-			goto out;
-		}
 	memcpy(sorted, score, (size_t)n * sizeof *sorted);
 	qsort(sorted, (size_t)n, sizeof *sorted, number_cmp);
 	for (int64_t i = 0; i < n; i++) {
@@ -1892,20 +1918,29 @@ gguf_spm(struct sal_tokenizer *tk, const struct sal_tensors *g)
 	return gguf_ranks(tk, g);
 }
 
+/* The key is there, whatever it holds. */
+static bool
+gguf_has(const struct sal_tensors *g, const char *key)
+{
+	return sal_gguf_array_len(g, key) >= 0 || get(g->meta, key) != NULL;
+}
+
 static int
 gguf_tokens(struct sal_tokenizer *tk, const struct sal_tensors *g)
 {
 	int64_t n, nt = 0;
 	struct sal_str *s = sal_gguf_strings(g, "tokenizer.ggml.tokens", &n);
-	double *type = NULL;
+	int32_t *type = NULL;
 	int rc = -1;
 
 	if (!s || n < 1 || n > INT32_MAX / 4) {
 		sal_err("%s: no tokenizer.ggml.tokens", tk->path);
 		goto out;
 	}
-	if (sal_gguf_array_len(g, "tokenizer.ggml.token_type") >= 0 && (type = sal_gguf_numbers(g, "tokenizer.ggml.token_type", &nt)) == NULL)
+	if (gguf_has(g, "tokenizer.ggml.token_type") && (type = sal_gguf_ints(g, "tokenizer.ggml.token_type", &nt)) == NULL) {
+		sal_err("%s: %s", tk->path, sal_errmsg());
 		goto out;
+	}
 	if (type && nt != n) {
 		sal_err("%s: %lld token types for %lld tokens", tk->path, (long long)nt, (long long)n);
 		goto out;
@@ -1921,7 +1956,7 @@ gguf_tokens(struct sal_tokenizer *tk, const struct sal_tensors *g)
 		}
 		if (add_piece(tk, s[i].p, s[i].len, (int32_t)i) != 0)
 			goto out;
-		int t = type && type[i] >= 0 && type[i] < 64 ? (int)type[i] : 1;
+		int t = type ? type[i] : 1;
 		if (t == 6 && piece_byte(s[i].p, s[i].len) < 0) {
 			sal_err("%s: token %lld is marked as a byte but is none", tk->path, (long long)i);
 			goto out;
@@ -1954,6 +1989,14 @@ gguf_merges(struct sal_tokenizer *tk, const struct sal_tensors *g)
 
 	if (!s)
 		return sal_err("%s: no tokenizer.ggml.merges", tk->path);
+	if (gguf_has(g, "tokenizer.ggml.scores")) { /* not used beside merges, but as damaged as any */
+		float *score = gguf_scores(tk, g);
+		if (!score) {
+			free(s);
+			return -1;
+		}
+		free(score);
+	}
 	if (!alloc_merges(tk, (size_t)n))
 		rc = sal_err("out of memory");
 	for (int64_t i = 0; i < n && rc == 0; i++)

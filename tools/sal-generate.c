@@ -52,5 +52,6 @@ main(int argc, char *argv[])
 out:
 	status = sal_finish(status, &g.c, &n, m ? sal_generate_isa(m) : NULL);
 	sal_generate_close(m);
+	free(g.stop.s);
 	return status;
 }

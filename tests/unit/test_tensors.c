@@ -277,14 +277,16 @@ static void test_gguf_meta(void)
 	struct sal_buf b = { 0 };
 	int64_t n = 0;
 
-	head(&b, 0, 7);
+	head(&b, 0, 9);
 	key(&b, "a.u64", 10), put(&b, 1ull << 40, 8);
 	key(&b, "a.i8", 1), put(&b, 0xfe, 1);
 	key(&b, "a.f32", 6), put(&b, 0x3fc00000, 4);
 	key(&b, "a.yes", 7), put(&b, 1, 1);
 	key(&b, "a.text", 8), put_str(&b, "h\xc3\xa9");
 	key(&b, "a.names", 9), put(&b, 8, 4), put(&b, 3, 8), put_str(&b, "x"), put_str(&b, ""), put_str(&b, "yz");
-	key(&b, "a.nums", 9), put(&b, 3, 4), put(&b, 2, 8), put(&b, 0xffff, 2), put(&b, 7, 2);
+	key(&b, "a.nums", 9), put(&b, 5, 4), put(&b, 2, 8), put(&b, 0xffffffff, 4), put(&b, 7, 4);
+	key(&b, "a.bytes", 9), put(&b, 0, 4), put(&b, 2, 8), put(&b, 1, 1), put(&b, 2, 1);
+	key(&b, "a.floats", 9), put(&b, 6, 4), put(&b, 1, 8), put(&b, 0x3fc00000, 4);
 	struct sal_tensors *s = gguf(&b);
 	ok(s && s->n == 0 && cJSON_GetArraySize(s->meta) == 5, "metadata");
 	if (!s)
@@ -296,10 +298,14 @@ static void test_gguf_meta(void)
 	struct sal_str *str = sal_gguf_strings(s, "a.names", &n);
 	ok(str && n == 3 && str[0].len == 1 && str[1].len == 0 && str[2].len == 2 && memcmp(str[2].p, "yz", 2) == 0, "an array of strings");
 	free(str);
-	double *num = sal_gguf_numbers(s, "a.nums", &n);
-	ok(num && n == 2 && num[0] == -1 && num[1] == 7, "an array of numbers");
+	int32_t *num = sal_gguf_ints(s, "a.nums", &n);
+	ok(num && n == 2 && num[0] == -1 && num[1] == 7, "an array of whole numbers");
 	free(num);
-	ok(!sal_gguf_strings(s, "a.nums", &n) && !sal_gguf_numbers(s, "a.names", &n) && !sal_gguf_numbers(s, "a.u64", &n), "arrays of another type");
+	float *real = sal_gguf_floats(s, "a.floats", &n);
+	ok(real && n == 1 && real[0] == 1.5f, "an array of floats");
+	free(real);
+	ok(!sal_gguf_strings(s, "a.nums", &n) && !sal_gguf_ints(s, "a.names", &n) && !sal_gguf_ints(s, "a.u64", &n), "arrays of another type");
+	ok(!sal_gguf_ints(s, "a.bytes", &n) && !sal_gguf_floats(s, "a.bytes", &n) && !sal_gguf_floats(s, "a.nums", &n), "numbers of another width or kind");
 	ok(sal_gguf_array_len(s, "a.names") == 3 && sal_gguf_array_len(s, "a.text") == -1 && sal_gguf_array_len(s, "no") == -1, "lengths");
 	sal_tensors_close(s);
 }

@@ -27,7 +27,7 @@ LIBS  = $(shell pkg-config --libs $(PKGS)) -lm
 all: $(TOOLS:%=$(BUILD)/bin/%)     ## build every tool
 
 help:                              ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 $(BUILD)/kernels/cpu/cpu.o: kernels/cpu/cpu.c
 	@mkdir -p $(@D)
@@ -41,6 +41,11 @@ $(foreach i,$(ISAS),$(eval $(call isa_rule,$(i))))
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(ALLC) $(PKGC) $(CFLAGS) -c -o $@ $<
+$(BUILD)/lib/prompt.o: $(BUILD)/prefix   # prompts are looked for in PREFIX: another one, another object
+.PHONY: $(if $(filter $(PREFIX),$(shell cat $(BUILD)/prefix 2>/dev/null)),,$(BUILD)/prefix)
+$(BUILD)/prefix:
+	@mkdir -p $(@D)
+	@echo '$(PREFIX)' > $@
 $(BUILD)/libsal.a: $(LIBOBJ) $(CPUOBJ)
 	@rm -f $@
 	$(AR) rcs $@ $^
@@ -75,11 +80,12 @@ demo: deps                         ## the whole method on a real model; MODEL=PA
 	@$(MAKE) --no-print-directory all
 	@$(MAKE) --no-print-directory -f pipelines/salmon.mk BIN=$(BUILD)/bin MODEL=$(MODEL) demo
 
-install: all                       ## into DESTDIR and PREFIX
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/salmon $(DESTDIR)$(PREFIX)/share/man/man1
-	install $(TOOLS:%=$(BUILD)/bin/%) $(DESTDIR)$(PREFIX)/bin
-	cp -R prompts pipelines $(DESTDIR)$(PREFIX)/share/salmon
-	install -m 644 man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1
+INTO = $(DESTDIR)$(PREFIX)
+install: all                       ## tools, pages, prompts and pipelines into PREFIX [/usr/local], below DESTDIR
+	install -d $(INTO)/bin $(INTO)/share/salmon $(foreach n,1 5 7,$(INTO)/share/man/man$(n))
+	install $(TOOLS:%=$(BUILD)/bin/%) $(INTO)/bin
+	cp -R prompts pipelines $(INTO)/share/salmon
+	$(foreach n,1 5 7,install -m 644 man/*.$(n) $(INTO)/share/man/man$(n) &&) true
 
 clean:                             ## remove build/ and its variants
 	rm -rf build build-*

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Shared by every .bats file: where the tools are, the tiny model, and the checks that each tool must pass.
 ROOT=$(cd "$BATS_TEST_DIRNAME/.." && pwd)
-BIN=$ROOT/${BUILD:-build}/bin
+case ${BUILD:=build} in /*) BIN=$BUILD/bin ;; *) BIN=$ROOT/$BUILD/bin ;; esac
 M=$ROOT/tests/data/tiny
-export PATH=$BIN:$PATH SAL_PROMPTS=$ROOT/prompts
+export PATH=$BIN:$PATH SAL_PROMPTS=$ROOT/prompts OMP_WAIT_POLICY=passive # threads that spin at barriers starve each other
 cd "$ROOT" || exit 1
 T=$BATS_TEST_TMPDIR
 

@@ -2,20 +2,9 @@
 load helper
 scored() { printf '{"id":"a","prompt":"p","response":"x","reward":1}\n{"id":"a","prompt":"p","response":"y","reward":2}\n{"id":"b","prompt":"q","response":"z","reward":0}\n'; }
 
-@test "--help prints the options on stdout and succeeds" {
-	run sal-best --help
-	[ "$status" -eq 0 ]
-	[[ $output == *"--pairs"* ]]
-}
 @test "the best of each id, in order" {
 	[ "$(scored | sal-best -q | jq -r .response | tr '\n' ' ')" = "y z " ]
 }
 @test "pairs of best and worst" {
 	scored | sal-best -q --pairs | jq -e '.chosen == "y" and .rejected == "x"'
-}
-@test "no input, no output; a record without a reward is named" {
-	[ -z "$(sal-best -q < /dev/null)" ]
-	run bash -c "echo '{\"id\":\"a\",\"response\":\"x\"}' | sal-best -q 2> '$T/err'"
-	refused 1
-	grep -q 'stdin:1' "$T/err"
 }

@@ -1,11 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 load helper
 
-@test "--help prints the options on stdout and succeeds" {
-	run sal-rmdata --help
-	[ "$status" -eq 0 ]
-	[[ $output == *"--agree"* ]]
-}
 @test "samples under a principle and its negation: the label is known" {
 	printf '{"id":"a","prompt":"p","response":"x","sampled_under":{"dimension":"Concise","negated":false}}\n{"id":"a","prompt":"p","response":"yy","sampled_under":{"dimension":"Concise","negated":true}}\n' > "$T/in"
 	sal-rmdata -q --from contrast-samples --negate 0 < "$T/in" > "$T/out"
@@ -16,9 +11,4 @@ load helper
 	for i in 1 2 3 4 5 6; do printf '{"id":"j%d","prompt":"p","output_1":"a","output_2":"b","judgements":{"X":[%d,1.5],"Y":[-1,-%d.5]}}\n' $i $i $i; done > "$T/in"
 	cmp <(sal-rmdata -q --seed 3 < "$T/in") <(sal-rmdata -q --seed 3 < "$T/in")
 	sal-rmdata -q --seed 3 < "$T/in" | jq -e '.chosen and .rejected and (.principles | length > 0)' > /dev/null
-}
-@test "no input, no output; a bad record is named" {
-	run bash -c "echo '{\"id\":\"a\"}' | sal-rmdata -q 2> '$T/err'"
-	refused 1
-	grep -q 'stdin:1' "$T/err"
 }

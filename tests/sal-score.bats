@@ -1,11 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 load helper
 
-@test "--help prints the options on stdout and succeeds" {
-	run sal-score --help
-	[ "$status" -eq 0 ]
-	[[ $output == *"--logprobs"* ]]
-}
 @test "log-probabilities are those of plain loops in double" {
 	ran=0
 	for isa in portable avx2 avx512; do
@@ -19,15 +14,24 @@ load helper
 	sal-score -q -m "$M" --logprobs < tests/data/forward.jsonl > "$T/out"
 	jq -se '[.[] | [.logprobs, .expect] | transpose[] | (.[0] - .[1]) | fabs] | add / length | . > 1e-5 and . < 0.06' "$T/out"
 }
-@test "rewards: the same bytes for any batch and threads, unknown fields kept, order kept" {
+@test "a reward under the principles asked for, else the record's own, else as many as --draw says" {
 	adapter "$T/rm"
-	for i in 1 2 3 4 5; do printf '{"id":"s%d","prompt":"hello","response":"the answer %d","x":[1.0]}\n' $i $i; done > "$T/in"
-	sal-score -q -m "$M" -a "$T/rm" --max-len 250 --template tests/data/reward.txt < "$T/in" > "$T/a"
-	sal-score -q -m "$M" -a "$T/rm" --max-len 250 --template tests/data/reward.txt -b 1 -j 1 < "$T/in" > "$T/b"
-	cmp "$T/a" "$T/b"
-	[ "$(jq -r .id "$T/a" | tr '\n' ' ')" = "s1 s2 s3 s4 s5 " ]
-	[ "$(grep -c '"x":\[1.0\]' "$T/a")" -eq 5 ]
-	jq -e '.reward | type == "number"' "$T/a" > /dev/null
+	score() { sal-score -q -m "$M" -a "$T/rm" --max-len 250 --template tests/data/reward.txt -p "$T/p.json" "$@"; }
+	echo '[{"dimension":"A","definition":"be a","negative_definition":"be z"},{"dimension":"B","definition":"be b","negative_definition":"be y"}]' > "$T/p.json"
+	r='{"prompt":"hello","response":"the answer"}'
+	own='{"prompt":"hello","response":"the answer","principles":[{"dimension":"B","negated":true}]}'
+	[ "$(echo "$r" | score | jq -c .principles)" = '[]' ]
+	[ "$(echo "$r" | score --draw 1 | jq '.principles | length')" -eq 1 ]
+	[ "$(echo "$own" | score --draw 2 | jq -c .principles)" = '[{"dimension":"B","negated":true}]' ]
+	[ "$(echo "$own" | score --under A | jq -c .principles)" = '[{"dimension":"A","negated":false}]' ]
+	[ "$(for o in "--under A" "--under B" "--under B --negate" "--under A,B"; do echo "$r" | score $o | jq .reward; done | sort -u | wc -l)" -eq 4 ]
+}
+@test "a preference gets two rewards, those that its answers get as samples" {
+	adapter "$T/rm"
+	score() { sal-score -q -m "$M" -a "$T/rm" --max-len 250 --template tests/data/reward.txt; }
+	echo '{"prompt":"hello","chosen":"yes","rejected":"no"}' | score | jq -c '[.reward_chosen, .reward_rejected]' > "$T/pair"
+	printf '{"prompt":"hello","response":"%s"}\n' yes no | score | jq -sc 'map(.reward)' > "$T/two"
+	cmp "$T/pair" "$T/two"
 }
 @test "an adapter for another model is refused in one line" {
 	adapter "$T/rm"
@@ -43,13 +47,8 @@ load helper
 	refused 1
 	grep -q adapter_model.safetensors "$T/err"
 }
-@test "no input, no output; a token outside the vocabulary is named by its line" {
-	[ -z "$(sal-score -q -m "$M" --logprobs < /dev/null)" ]
+@test "a token outside the vocabulary is named by its line" {
 	run bash -c "echo '{\"prompt_tokens\":[1],\"response_tokens\":[99999]}' | sal-score -q -m '$M' --logprobs 2> '$T/err'"
 	refused 1
 	grep -q 'stdin:1' "$T/err"
-}
-@test "a full disk is reported" {
-	run bash -c "sal-score -q -m '$M' --logprobs < tests/data/forward.jsonl 2> '$T/err' > /dev/full"
-	refused 1
 }

@@ -3,11 +3,6 @@ load helper
 P() { printf '[{"dimension":"Short","definition":"be short","negative_definition":"be long"}]' > "$T/p.json"; printf '{UserInstruction} {OutputA} {OutputB} {Dimension} Output (' > "$T/t.txt"; }
 pairs() { for i in 1 2 3; do printf '{"id":"q%d","prompt":"hello","output_1":"the answer %d","output_2":"no","k":[1.0]}\n' $i $i; done; }
 
-@test "--help prints the options on stdout and succeeds" {
-	run sal-synthpref --help
-	[ "$status" -eq 0 ]
-	[[ $output == *"--judge"* ]]
-}
 @test "compare: swapping the answers swaps and negates the two scores exactly" {
 	P
 	pairs | sal-synthpref -q -m "$M" -p "$T/p.json" --template "$T/t.txt" > "$T/a"
@@ -15,17 +10,17 @@ pairs() { for i in 1 2 3; do printf '{"id":"q%d","prompt":"hello","output_1":"th
 	cmp <(jq -c '.judgements.Short' "$T/a") <(jq -c '.judgements.Short | [-.[1], -.[0]]' "$T/b")
 	[ "$(grep -c '"k":\[1.0\]' "$T/a")" -eq 3 ]
 }
-@test "contrast: one score for both orders, the same bytes for any batch" {
+@test "contrast: one score for both orders, which changes its sign when the answers are swapped" {
 	P
-	pairs | sal-synthpref -q -m "$M" -p "$T/p.json" --judge contrast > "$T/a"
-	pairs | sal-synthpref -q -m "$M" -p "$T/p.json" --judge contrast -b 1 -j 1 > "$T/b"
-	cmp "$T/a" "$T/b"
-	jq -e '.judgements.Short[0] == .judgements.Short[1]' "$T/a" > /dev/null
+	judge() { sal-synthpref -q -m "$M" -p "$T/p.json" --judge contrast | jq -c '.judgements.Short'; }
+	pairs | judge > "$T/a"
+	pairs | jq -c '{prompt, output_1: .output_2, output_2: .output_1}' | judge > "$T/b"
+	jq -es 'length == 3 and all(.[]; .[0] == .[1] and .[0] != 0)' "$T/a"
+	cmp "$T/a" <(jq -c 'map(-.)' "$T/b")
 }
-@test "no input, no output; a record without answers is named" {
+@test "every two samples of an id make a pair; those with short answers do not" {
 	P
-	[ -z "$(sal-synthpref -q -m "$M" -p "$T/p.json" --judge contrast < /dev/null)" ]
-	run bash -c "echo '{\"id\":\"a\",\"prompt\":\"x\"}' | sal-synthpref -q -m '$M' -p '$T/p.json' --judge contrast 2> '$T/err'"
-	refused 1
-	grep -q 'stdin:1' "$T/err"
+	printf '{"id":"a","prompt":"hi","sample":%d,"response":"%s"}\n' 0 "a long enough answer" 1 short 2 "another answer, long" 3 "and a third one, long" > "$T/in"
+	sal-synthpref -q -m "$M" -p "$T/p.json" --judge contrast < "$T/in" | jq -c '[.id, .output_1[:3], .output_2[:3], has("sample")]' > "$T/out"
+	printf '["a","%s","%s",false]\n' "a l" ano "a l" and ano and | cmp - "$T/out"
 }

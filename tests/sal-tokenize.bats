@@ -1,11 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 load helper
 
-@test "--help prints the options on stdout and succeeds" {
-	run sal-tokenize --help
-	[ "$status" -eq 0 ]
-	[[ $output == *"--decode"* ]]
-}
 @test "text to tokens and back, unknown fields kept" {
 	echo '{"text":"hello, the world 12\n","k":1.0}' | sal-tokenize -q -m "$M" > "$T/a"
 	grep -q '"k":1.0' "$T/a"
@@ -18,10 +13,4 @@ load helper
 }
 @test "a long word takes no long time" {
 	python3 -c 'print("{\"text\":\"" + "a" * 300000 + "\"}")' | timeout 20 sal-tokenize -q -m "$M" | jq -e '.tokens | length == 300000'
-}
-@test "no input, no output; a record without text is named" {
-	[ -z "$(sal-tokenize -q -m "$M" < /dev/null)" ]
-	run bash -c "echo '{}' | sal-tokenize -q -m '$M' 2> '$T/err'"
-	refused 1
-	grep -q 'stdin:1' "$T/err"
 }

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+# What every tool keeps.  Each line of the table is one way to call a tool; each test goes through the lines it is about.
+load helper
+
+# kind; command; a good record, the @-th; one that lacks what the tool needs
+#   filter  answers each record as it comes      whole  reads all its input first      train  the same, writes OUT and a log
+table() {
+	F=$BATS_FILE_TMPDIR
+	cat <<-END
+		filter;sal-best;{"id":"r@","reward":@};{"id":"x"}
+		filter;sal-generate -m $M --max-tokens 3;{"id":"r@","prompt":"hi @"};{"id":"x"}
+		filter;sal-tokenize -m $M;{"id":"r@","text":"hi @"};{"id":"x"}
+		filter;sal-tokenize -m $M --decode;{"id":"r@","tokens":[1,@]};{"id":"x","tokens":[1.5]}
+		filter;sal-score -m $M --logprobs;{"id":"r@","prompt_tokens":[1],"response_tokens":[2,@]};{"id":"x","prompt_tokens":[1]}
+		filter;sal-score -m $M -a $F/rm;{"id":"r@","tokens":[1,2,@]};{"id":"x"}
+		filter;sal-synthpref -m $M -p $F/p.json -b 1 --judge contrast;{"id":"r@","prompt":"hi","output_1":"a @","output_2":"b"};{"id":"x","output_1":"a"}
+		filter;sal-synthpref -m $M -p $F/p.json -b 1 --template $F/t.txt;{"id":"r@","prompt":"hi","output_1":"a @","output_2":"b"};{"id":"x","prompt":"hi"}
+		whole;sal-rmdata --passes 1;{"id":"r@","prompt":"hi","output_1":"a","output_2":"b","judgements":{"X":[@,1],"Y":[@,2]}};{"id":"x","prompt":"hi"}
+		whole;sal-rmdata --from hh;{"id":"r@","chosen":"\n\nHuman: Hi\n\nAssistant: a @","rejected":"\n\nHuman: Hi\n\nAssistant: b"};{"id":"x","chosen":"a"}
+		train;sal-sft -m $M -o OUT --lora-r 4;{"id":"r@","prompt_tokens":[1],"response_tokens":[2,@]};{"id":"x","prompt_tokens":[1]}
+		train;sal-sft -m $M -o OUT --lora-r 4 --loss dpo;{"id":"r@","prompt":"hi","chosen":"a","rejected":"b @"};{"id":"x","prompt":"hi","chosen":"a"}
+		train;sal-rmtrain -m $M -o OUT --lora-r 4;{"id":"r@","chosen_tokens":[2,@],"rejected_tokens":[3]};{"id":"x","chosen_tokens":[1]}
+		train;sal-ppo-step -m $M -s $F/s0 -o OUT --schedule constant;{"id":"r@","prompt_tokens":[1],"response_tokens":[2,@],"reward":@};{"id":"x","prompt_tokens":[1],"response_tokens":[2]}
+	END
+}
+setup_file() {
+	cd "$BATS_FILE_TMPDIR"
+	adapter rm
+	echo '{"prompt_tokens":[1],"response_tokens":[2,3]}' | sal-sft -q -m "$M" -o policy --lora-r 4 > /dev/null
+	sal-ppo-step -q --init -m "$M" -a policy -o s0
+	echo '[{"dimension":"Short","definition":"be short","negative_definition":"be long"}]' > p.json
+	echo '{UserInstruction} {OutputA} {OutputB} {Dimension} Output (' > t.txt
+}
+
+# every KINDS TEST: the function TEST for each line of the table that is of one of the kinds, with $kind $cmd $tool $good $bad $out
+every() {
+	local n=0
+	while IFS=';' read -r -u 9 kind cmd good bad; do
+		[[ " $1 " == *" $kind "* ]] || continue
+		n=$((n + 1)) tool=${cmd%% *} out=$T/out$n
+		cmd="${cmd//OUT/$out} -q"
+		echo "# $cmd"
+		"$2"
+	done 9< <(table)
+	[ $n -gt 0 ]
+}
+records() { for i in $(seq "$1"); do echo "${good//@/$i}"; done; } # N good ones
+said() { # STATUS TEXT: the command before ended so, with one line on stderr that has TEXT
+	[ "$status" -eq "$1" ]
+	[ "$(wc -l < "$T/err")" -eq 1 ]
+	grep -q "^$tool: $2" "$T/err"
+}
+
+@test "--help and --version print on stdout and succeed" {
+	each() {
+		$tool --help > "$T/o" 2> "$T/err"
+		grep -q "^usage: $tool " "$T/o"
+		[ "$($tool --version 2>> "$T/err")" = "$tool $(sed -n 's/^VERSION *:= *//p' Makefile)" ]
+		[ ! -s "$T/err" ]
+	}
+	every "filter whole train" each
+}
+@test "an unknown option, one without its argument and an operand are usage errors of one line" {
+	each() {
+		for o in "$cmd --no-such" "$cmd --reject" "$cmd -%" "$cmd x"; do
+			run bash -c "$o 2> '$T/err' < /dev/null"
+			said 2 ""
+			[ -z "$output" ]
+		done
+	}
+	every "filter whole train" each
+}
+@test "good records: exit 0, JSON on stdout, nothing on stderr with -q, without it a closing line" {
+	each() {
+		records 3 | $cmd > "$T/o" 2> "$T/err"
+		[ ! -s "$T/err" ]
+		jq -es 'all(.[]; type == "object")' "$T/o" > /dev/null
+		[ "$kind" != train ] || { [ -s "$T/o" ] && [ -d "$out" ] && rm -r "$out"; }
+		records 3 | ${cmd% -q} > "$T/o2" 2> "$T/err"
+		cmp "$T/o" "$T/o2"
+		tail -n 1 "$T/err" | grep -q "^$tool: 3 records, .* s, .*MiB peak"
+	}
+	every "filter whole train" each
+}
+@test "order and unknown fields are kept, letter for letter" {
+	each() {
+		good="${good%?},\"keep\":{\"n\":1.50,\"u\":\"\\u00e9\"}}"
+		records 9 | $cmd > "$T/o"
+		[ "$(jq -r .id "$T/o" | uniq | tr '\n' ' ')" = "r1 r2 r3 r4 r5 r6 r7 r8 r9 " ]
+		[ "$(grep -cF '"keep":{"n":1.50,"u":"\u00e9"}' "$T/o")" -eq 9 ]
+	}
+	every "filter whole" each
+}
+@test "no input: no output and exit 0; a training tool says that it has no records" {
+	each() {
+		run bash -c "$cmd < /dev/null 2> '$T/err'"
+		[ -z "$output" ]
+		if [ "$kind" = train ]; then said 1 "stdin: "; [ ! -e "$out" ]; else [ "$status" -eq 0 ] && [ ! -s "$T/err" ]; fi
+	}
+	every "filter whole train" each
+}
+@test "a last line without newline is a record" {
+	each() {
+		records 2 | $cmd > "$T/o1"
+		[ ! -d "$out" ] || rm -r "$out"
+		printf %s "$(records 2)" | $cmd > "$T/o2"
+		cmp "$T/o1" "$T/o2"
+	}
+	every "filter whole train" each
+}
+@test "a line that is not JSON is named; a filter has answered those before" {
+	each() {
+		{ records 2; echo hello; records 1; } > "$T/in"
+		run bash -c "$cmd < '$T/in' > '$T/o' 2> '$T/err'"
+		said 1 "stdin:3: "
+		[ "$kind" != filter ] || [ "$(wc -l < "$T/o")" -eq 2 ]
+		[ "$kind" = filter ] || [ ! -s "$T/o" ]
+		[ ! -e "$out" ]
+	}
+	every "filter whole train" each
+}
+@test "a record that lacks what the tool needs is named" {
+	each() {
+		{ records 1; echo "$bad"; } > "$T/in"
+		run bash -c "$cmd < '$T/in' > '$T/o' 2> '$T/err'"
+		said 1 "stdin:2: "
+		[ ! -e "$out" ]
+	}
+	every "filter whole train" each
+}
+@test "--skip-bad sets bad records aside and answers the others; none good is a failure" {
+	each() {
+		records 2 | $cmd > "$T/o1"
+		[ ! -d "$out" ] || rm -r "$out"
+		{ records 1; echo hello; records 2 | tail -n 1; echo "$bad"; } | $cmd --skip-bad --reject "$T/bad" > "$T/o2"
+		cmp "$T/o1" "$T/o2"
+		[ "$(jq -c '[.line, (.error | length > 0)]' "$T/bad" | tr -d '\n')" = "[2,true][4,true]" ]
+		[ ! -d "$out" ] || rm -r "$out"
+		run bash -c "echo hello | $cmd --skip-bad 2> '$T/err'"
+		[ "$status" -eq 1 ]
+		[ ! -e "$out" ]
+	}
+	every "filter whole train" each
+}
+@test "a reader that leaves ends a tool without a word" {
+	each() {
+		records 3 > "$T/in"
+		exec 8> >(:)
+		wait $!
+		run bash -c "$cmd < '$T/in' 2> '$T/err' >&8"
+		exec 8>&-
+		[ "$status" -eq 141 ] # SIGPIPE
+		[ ! -s "$T/err" ]
+	}
+	every "filter whole train" each
+}
+@test "a full disk and an input that cannot be read are reported" {
+	each() {
+		records 2 > "$T/in"
+		run bash -c "$cmd < '$T/in' 2> '$T/err' > /dev/full"
+		said 1 "stdout: "
+		[ ! -d "$out" ] || rm -r "$out"
+		run bash -c "$cmd < . 2> '$T/err'"
+		said 1 "stdin: "
+		[ ! -e "$out" ]
+	}
+	every "filter whole train" each
+}

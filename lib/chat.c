@@ -408,8 +408,12 @@ sal_chat_encode_record(const struct sal_chat *c, const struct sal_tokenizer *tk,
 	char *text = NULL;
 	int n = 1, rc = -1;
 
-	if (sal_json_has(rec, "prompt_tokens"))
-		return sal_json_ids(rec, "prompt_tokens", sal_tokenizer_vocab(tk), out);
+	if (sal_json_has(rec, "prompt_tokens")) {
+		if (!system)
+			return sal_json_ids(rec, "prompt_tokens", sal_tokenizer_vocab(tk), out);
+		if (!m && !sal_json_has(rec, "prompt") && !sal_json_has(rec, "instruction"))
+			return sal_err("\"prompt_tokens\" take no system turn, and the record has no text of its prompt");
+	}
 	if (m) {
 		if ((t = turns_of(m, &n)) == NULL)
 			return -1;

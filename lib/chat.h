@@ -26,7 +26,8 @@ int sal_chat_encode(const struct sal_chat *c, const struct sal_tokenizer *tk, co
     struct sal_ids *out) SAL_USE_RESULT;
 /*
  * The ids of a record's prompt: "prompt_tokens", "messages", "prompt" or "instruction"(+"\n\n"+"input"); system overrides or adds
- * the system turn (NULL: the format's own).  An array under "prompt" is TRL's conversational form.
+ * the system turn (NULL: the format's own).  Tokens take no system turn: with one the text is read, and a record without text is refused.
+ * An array under "prompt" is TRL's conversational form.
  */
 int sal_chat_encode_record(const struct sal_chat *c, const struct sal_tokenizer *tk, const cJSON *rec, const char *system, struct sal_ids *out) SAL_USE_RESULT;
 /* The text that the user asked, for reward and judge prompts: prompt, instruction(+input), or the last user message. malloc'd; NULL: error. */

@@ -155,7 +155,7 @@ prepare(void *ctx, struct sal_group *group)
 			const struct sal_principle *x = &g->principles->p[p->pick[i]];
 			system = g->cfg->sign ? x->negative : x->definition;
 		}
-		if (sal_json_has(j, "prompt_tokens")
+		if (sal_json_has(j, "prompt_tokens") && system == NULL
 		        ? sal_json_ids(j, "prompt_tokens", g->m->cfg.vocab_size, &p->ids[i]) != 0
 		        : sal_chat_encode_record(g->chat, g->tk, j, system, &p->ids[i]) != 0)
 			return -1;
@@ -190,9 +190,9 @@ emit(struct sal_generate *g, struct sal_record *r, const struct prompt *p, int i
 	    (sal_json_add_ids(o, "prompt_tokens", ids->id, ids->n) != 0 || sal_json_add_ids(o, "response_tokens", a->tokens.id, a->tokens.n) != 0 ||
 	        sal_json_add_floats(o, "logprobs", a->logprobs, a->tokens.n) != 0 || !cJSON_AddStringToObject(o, "policy", g->policy)))
 		rc = -1;
-	/* the input's own token fields stay unless they are written anew */
+	/* the input's prompt_tokens stay if they were what was answered, and are not written anew */
 	if (rc == 0)
-		rc = sal_record_emit(r, o, g->cfg->tokens ? drop : drop + 1);
+		rc = sal_record_emit(r, o, g->cfg->tokens || g->cfg->system || g->principles ? drop : drop + 1);
 	else
 		sal_err("out of memory");
 	cJSON_Delete(o);

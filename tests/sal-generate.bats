@@ -33,3 +33,15 @@ gen() { sal-generate -q -m "$M" --max-tokens 12 --seed 3 "$@"; }
 	run bash -c "sal-generate -q -m '$T/none.gguf' < /dev/null 2> '$T/err'"
 	refused 1
 }
+@test "a system turn: the text of the prompt is read, not its tokens; tokens alone are refused" {
+	echo '[{"dimension":"Short","definition":"be short","negative_definition":"be long"}]' > "$T/p.json"
+	text='{"id":"a","prompt":"hello"}' both='{"id":"a","prompt":"hello","prompt_tokens":[1,2]}'
+	for o in "--system Hm" "-p $T/p.json --sign -"; do
+		cmp <(echo "$text" | gen $o --tokens) <(echo "$both" | gen $o --tokens)
+		cmp <(echo "$text" | gen $o) <(echo "$both" | gen $o)
+		run bash -c "echo '{\"id\":\"a\",\"prompt_tokens\":[1,2]}' | sal-generate -q -m '$M' $o 2> '$T/err'"
+		refused 1
+		grep -q 'stdin:1: "prompt_tokens" take no system turn' "$T/err"
+	done
+	echo "$both" | gen --tokens | jq -e '.prompt_tokens == [1, 2]'
+}

@@ -24,3 +24,11 @@ pairs() { for i in 1 2 3; do printf '{"id":"q%d","prompt":"hello","output_1":"th
 	sal-synthpref -q -m "$M" -p "$T/p.json" --judge contrast < "$T/in" | jq -c '[.id, .output_1[:3], .output_2[:3], has("sample")]' > "$T/out"
 	printf '["a","%s","%s",false]\n' "a l" ano "a l" and ano and | cmp - "$T/out"
 }
+@test "contrast reads the text of a prompt that has its tokens too, and refuses tokens alone" {
+	P
+	judge() { sal-synthpref -q -m "$M" -p "$T/p.json" --judge contrast; }
+	cmp <(pairs | judge) <(pairs | jq -c '.prompt_tokens = [1, 2]' | sed 's/"k":\[1\]/"k":[1.0]/' | judge)
+	run bash -c "echo '{\"prompt_tokens\":[1],\"output_1\":\"a\",\"output_2\":\"b\"}' | sal-synthpref -q -m '$M' -p '$T/p.json' --judge contrast 2> '$T/err'"
+	refused 1
+	grep -q 'stdin:1: "prompt_tokens" take no system turn' "$T/err"
+}

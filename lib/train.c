@@ -16,6 +16,7 @@ struct example { /* one record */
 	struct sal_ids ids[2]; /* SFT: the sequence; else chosen, rejected */
 	int from[2];
 	double ref[2];         /* DPO: log-probability of the answers under the policy as it was at the start */
+	double margin;         /* reward: what chosen must lead by; 0 where the record has none */
 	bool same;
 };
 
@@ -31,7 +32,7 @@ struct trainer {
 	struct example *ex;
 	int n_ex, cap_ex, longest;
 	/* of the update at hand */
-	double *loss, *margin; /* per record */
+	double *loss, *lead; /* per record; lead: of chosen over rejected */
 	double n_tokens;
 	int n_batch;
 	const int *order;
@@ -150,11 +151,8 @@ make_example(struct trainer *tr, const struct sal_record *r, struct example *x)
 	const cJSON *j = r->json;
 	int rc = 0, k = tr->t->loss == SAL_LOSS_SFT ? 1 : 2;
 
-	if (sal_json_has(j, "margin")) {
-		double margin;
-		if (sal_json_num(j, "margin", &margin) != 0)
-			return -1;
-	}
+	if (tr->t->loss == SAL_LOSS_REWARD && sal_json_has(j, "margin") && sal_json_num(j, "margin", &x->margin) != 0)
+		return -1;
 	if (tr->t->loss == SAL_LOSS_SFT)
 		rc = answer(tr, j, "response_tokens", "response", &x->ids[0], &x->from[0]);
 	else if (tr->t->loss == SAL_LOSS_DPO)
@@ -254,7 +252,7 @@ dpo_loss(void *ctx, struct sal_seq *s, int n)
 		double z = tr->t->beta * ((sum(s[i].out, kc) - x->ref[0]) - (sum(s[i + 1].out, kr) - x->ref[1]));
 		double g = x->same ? 0 : -tr->t->beta * exp(log_sigmoid(-z)) / tr->n_batch; /* dloss/dlogprob of chosen */
 		tr->loss[s[i].record] = -log_sigmoid(z);
-		tr->margin[s[i].record] = z;
+		tr->lead[s[i].record] = z;
 		for (int t = 0; t < kc; t++)
 			s[i].grad[t] = (float)g;
 		for (int t = 0; t < kr; t++)
@@ -268,10 +266,11 @@ reward_loss(void *ctx, struct sal_seq *s, int n)
 	struct trainer *tr = ctx;
 
 	for (int i = 0; i + 1 < n; i += 2) {
-		double z = (double)s[i].out[0] - s[i + 1].out[0];
-		double g = tr->ex[tr->order[tr->at + s[i].record]].same ? 0 : -exp(log_sigmoid(-z)) / tr->n_batch;
+		const struct example *x = &tr->ex[tr->order[tr->at + s[i].record]];
+		double lead = (double)s[i].out[0] - s[i + 1].out[0], z = lead - x->margin;
+		double g = x->same ? 0 : -exp(log_sigmoid(-z)) / tr->n_batch;
 		tr->loss[s[i].record] = -log_sigmoid(z);
-		tr->margin[s[i].record] = z;
+		tr->lead[s[i].record] = lead;
 		s[i].grad[0] = (float)g;
 		s[i + 1].grad[0] = (float)-g;
 	}
@@ -397,10 +396,10 @@ update(struct trainer *tr, const int *order, int at, int n, long step, long tota
 	    lr, tr->n_tokens);
 	if (t->loss != SAL_LOSS_SFT) {
 		for (int i = 0; i < n; i++) {
-			right += tr->margin[i] > 0;
+			right += tr->lead[i] > 0;
 			same += tr->ex[order[at + i]].same;
 		}
-		fprintf(out, ",\"accuracy\":%.9g,\"margin\":%.9g,\"equal_pairs\":%d", (double)right / n, sal_tree_sum(tr->margin, n) / n, same);
+		fprintf(out, ",\"accuracy\":%.9g,\"margin\":%.9g,\"equal_pairs\":%d", (double)right / n, sal_tree_sum(tr->lead, n) / n, same);
 	}
 	if (t->loss == SAL_LOSS_REWARD)
 		fprintf(out, ",\"min_reward\":%.9g,\"mean_reward\":%.9g,\"max_reward\":%.9g", lo, mean, hi);
@@ -450,9 +449,9 @@ loop(struct trainer *tr, FILE *out, struct sal_counts *count)
 	struct sal_buf partial = { 0 };
 
 	tr->loss = calloc((size_t)batch, sizeof *tr->loss);
-	tr->margin = calloc((size_t)batch, sizeof *tr->margin);
+	tr->lead = calloc((size_t)batch, sizeof *tr->lead);
 	sal_buf_printf(&partial, "%s.partial", t->output);
-	if (!order || !tr->loss || !tr->margin || partial.failed)
+	if (!order || !tr->loss || !tr->lead || partial.failed)
 		rc = sal_err("out of memory");
 	if (rc == 0 && t->save_every && (done = resume(tr, partial.data)) < 0)
 		rc = -1;
@@ -518,7 +517,7 @@ out:
 	}
 	free(tr.ex);
 	free(tr.loss);
-	free(tr.margin);
+	free(tr.lead);
 	free(tr.template);
 	sal_engine_free(tr.e);
 	sal_adapter_close(tr.a);

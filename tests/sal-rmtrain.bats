@@ -13,3 +13,17 @@ pairs() { for i in 1 2 3 4 5; do printf '{"chosen_tokens":[%d,2,3,4],"rejected_t
 	printf '{"chosen_tokens":[1,2],"rejected_tokens":[1,2]}\n' | sal-rmtrain -q -m "$M" -o "$T/rm" $D > "$T/log"
 	jq -e '(.loss - 0.6931472 | fabs) < 1e-6 and .grad_norm == 0 and .equal_pairs == 1' "$T/log"
 }
+@test "a margin is subtracted: loss -log sigmoid(lead - margin), and its gradient; without one it is 0" {
+	one() { jq -nc "{chosen_tokens: [1,2,3], rejected_tokens: [5,6], margin: $1}" | sal-rmtrain -q -m "$M" -o "$T/rm" $D --dtype f32; }
+	for m in null 0 0.5 -3 2.25; do one $m; done > "$T/log"
+	jq -es 'map(.margin) | unique | length == 1' "$T/log"
+	[ "$(sed -n 1p "$T/log")" = "$(sed -n 2p "$T/log")" ]
+	# |dloss/dlead| = sigmoid(margin - lead), so the norms of two gradients are to each other as these
+	jq -es 'def near(a; b): (a - b | fabs) < 1e-5 * b; def slope(x; m): 1 / (1 + ((x.margin - m) | exp));
+		[0, 0, 0.5, -3, 2.25] as $m | . as $r | all(range(5);
+		near($r[.].loss; -((1 - slope($r[.]; $m[.])) | log)) and
+		near($r[.].grad_norm / $r[0].grad_norm; slope($r[.]; $m[.]) / slope($r[0]; 0)))' "$T/log"
+	run bash -c "echo '{\"chosen_tokens\":[1],\"rejected_tokens\":[5],\"margin\":\"x\"}' | sal-rmtrain -q -m '$M' -o '$T/no' 2> '$T/err'"
+	refused 1
+	grep -q 'stdin:1: .*margin' "$T/err"
+}

@@ -112,6 +112,18 @@ move(struct sal_seq *s, int n, enum sal_eval_what what, float *host, int which)
 }
 
 static int
+check_finite(const struct sal_seq *s, int n, enum sal_eval_what what)
+{
+	const char *name = what == SAL_EVAL_VALUE ? "value" : what == SAL_EVAL_REWARD ? "reward" : "log-probability";
+
+	for (int i = 0; i < n; i++)
+		for (int t = 0; t < n_out(&s[i], what); t++)
+			if (!isfinite(s[i].out[t]))
+				return s[i].line ? sal_err("stdin:%ld: a %s is not finite", s[i].line, name) : sal_err("a %s is not finite", name);
+	return 0;
+}
+
+static int
 run(struct sal_engine *e, const struct sal_adapter *a, struct sal_seq *s, int n, enum sal_eval_what what, float inv_t,
     struct picked *p, bool back)
 {
@@ -138,11 +150,8 @@ run(struct sal_engine *e, const struct sal_adapter *a, struct sal_seq *s, int n,
 	}
 	sal_download(m->dev, host, p->out);
 	move(s, n, what, host, 0);
-	bool finite = true;
-	for (int i = 0; i < p->n; i++)
-		finite = finite && isfinite(host[i]);
 	free(host);
-	return finite ? 0 : sal_err("a %s is not finite", what == SAL_EVAL_LOGPROB || what == SAL_EVAL_CHOICE ? "log-probability" : what == SAL_EVAL_VALUE ? "value" : "reward");
+	return check_finite(s, n, what);
 }
 
 /* How many sequences from s on fit the engine together, whole records at a time; at least one record. */

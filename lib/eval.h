@@ -19,6 +19,7 @@ struct sal_seq {
 	const int32_t *ids;
 	int n, from;     /* from >= 1 but for rewards, where it is not used */
 	int record;      /* index in the update; sequences of one record are adjacent */
+	long line;       /* of the input: an error names it; 0: none */
 	int32_t choice[2];
 	float *out;      /* caller's, [n - from], [1] or [2] */
 	float *entropy;  /* caller's or NULL */
@@ -29,7 +30,7 @@ struct sal_seq {
 int sal_seq_rows(const struct sal_seq *s, enum sal_eval_what what);
 /* An engine for sequences of at most longest rows, for about budget rows at a time. train: with backward; */
 struct sal_engine *sal_eval_engine(struct sal_model *m, bool train, int longest, int budget, int rank);
-/* Forward. -1: a device failure or a result that is not finite. */
+/* Forward. -1: a device failure or a result that is not finite: its line is named. */
 int sal_eval(struct sal_engine *e, const struct sal_adapter *a, struct sal_seq *s, int n, enum sal_eval_what what, float inv_temperature) SAL_USE_RESULT;
 /*
  * Forward, loss(ctx, s, n) over each micro-batch (it sets grad of each sequence from out), backward into a's trees.

@@ -282,8 +282,8 @@ run(void *ctx, struct sal_group **g, int n)
 			j->count->tokens += x->ids[t].n;
 			if (w == 4 && x->ids[t].n <= x->from[t])
 				continue; /* an empty answer: probability 1 */
-			q[k++] = (struct sal_seq){ .ids = x->ids[t].id, .n = x->ids[t].n, .from = x->from[t], .out = x->out[t],
-				.choice = { j->choice[0], j->choice[1] } };
+			q[k++] = (struct sal_seq){ .ids = x->ids[t].id, .n = x->ids[t].n, .from = x->from[t], .line = x->pair[t / (np * w)].rec->line,
+				.out = x->out[t], .choice = { j->choice[0], j->choice[1] } };
 		}
 	}
 	if (longest > j->longest) {

@@ -5,6 +5,8 @@
 #include <math.h>
 #include <stdlib.h>
 
+#define TOO_LARGE "stdin:%ld: the reward or its KL is so large that an advantage or return is not finite"
+
 const char *const sal_advantage_name[4] = { "gae", "rloo", "grpo", "reinforce++" };
 
 struct sal_ppo
@@ -113,6 +115,10 @@ grouped(const struct sal_ppo *p, struct sal_answer *a, int n)
 	}
 	for (int i = 0; i < n; i++) {
 		a[i].returns[0] = (float)(a[i].score - (p->advantage == SAL_RLOO ? p->kl_coef * a[i].kl_sum : 0));
+		if (!isfinite(a[i].returns[0])) {
+			sal_err(TOO_LARGE, a[i].line);
+			goto out;
+		}
 		sum[a[i].group] += a[i].returns[0];
 		count[a[i].group]++;
 	}
@@ -124,7 +130,7 @@ grouped(const struct sal_ppo *p, struct sal_answer *a, int n)
 		int k = count[a[i].group];
 		double r = a[i].returns[0], s = sum[a[i].group];
 		if (k < 2) {
-			sal_err("answer %d is the only one of its id: %s compares the answers of one prompt", i + 1, sal_advantage_name[p->advantage]);
+			sal_err("stdin:%ld: the only answer of its id: %s compares the answers of one prompt", a[i].line, sal_advantage_name[p->advantage]);
 			goto out;
 		}
 		/* the standard deviation is the sample's, as TRL has it */
@@ -141,23 +147,33 @@ out:
 	return rc;
 }
 
+static int
+check_finite(const struct sal_answer *a)
+{
+	for (int t = 0; t < a->n; t++)
+		if (!isfinite(a->kl[t]) || !isfinite(a->advantages[t]) || !isfinite(a->returns[t]))
+			return sal_err(TOO_LARGE, a->line);
+	return 0;
+}
+
 int
 sal_ppo_advantages(const struct sal_ppo *p, struct sal_answer *a, int n)
 {
+	bool group = p->advantage == SAL_RLOO || p->advantage == SAL_GRPO;
 	int rc = 0;
 
-	for (int i = 0; i < n; i++) {
+	for (int i = 0; i < n && rc == 0; i++) {
 		shape(p, &a[i]);
 		if (p->advantage == SAL_GAE)
 			gae(p, &a[i]);
 		else if (p->advantage == SAL_REINFORCE)
 			discounted(p, &a[i]);
+		rc = group ? 0 : check_finite(&a[i]); /* before one answer's spoils those of all */
 	}
-	rc = p->advantage == SAL_RLOO || p->advantage == SAL_GRPO ? grouped(p, a, n) : whiten(a, n);
+	if (rc == 0)
+		rc = group ? grouped(p, a, n) : whiten(a, n);
 	for (int i = 0; i < n && rc == 0; i++)
-		for (int t = 0; t < a[i].n && rc == 0; t++)
-			if (!isfinite(a[i].kl[t]) || !isfinite(a[i].advantages[t]) || !isfinite(a[i].returns[t]))
-				rc = sal_err("answer %d: its KL, advantage or return is not finite", i + 1);
+		rc = check_finite(&a[i]);
 	return rc;
 }
 

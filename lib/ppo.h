@@ -22,6 +22,7 @@ struct sal_ppo {
 
 struct sal_answer { /* one record: n response tokens, n >= 1; all arrays are the caller's, [n] */
 	int n, group;                    /* answers of one prompt share group: 0 .. n_answers-1 */
+	long line;                       /* of the input: an error names it */
 	double reward, factor;           /* factor of the length bonus */
 	bool stopped;
 	float *logprobs, *ref, *values;  /* given; values are read by SAL_GAE only */

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* score.c - records to sequences, and what the model says of them back into the records. */
 #include "lib/score.h"
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -284,21 +283,6 @@ by_length(const void *a, const void *b)
 	return (x->n > y->n) - (x->n < y->n);
 }
 
-/* Whose result is not finite: the error line names its record. */
-static int
-blame(struct sal_group **g, int n, bool logprobs)
-{
-	for (int i = 0; i < n; i++) {
-		const struct item *x = g[i]->user;
-		bool finite = isfinite(x->reward[0]) && isfinite(x->reward[1]);
-		for (int k = x->from; logprobs && k < x->ids[0].n; k++)
-			finite = finite && isfinite(x->out[k - x->from]);
-		if (!finite)
-			return sal_err("stdin:%ld: %s", g[i]->rec[0]->line, sal_errmsg());
-	}
-	return -1;
-}
-
 static int
 run(void *ctx, struct sal_group **g, int n)
 {
@@ -313,8 +297,8 @@ run(void *ctx, struct sal_group **g, int n)
 		struct item *x = g[i]->user;
 		for (int j = 0; j < x->n; j++) {
 			longest = x->ids[j].n > longest ? x->ids[j].n : longest;
-			q[k++] = (struct sal_seq){ .ids = x->ids[j].id, .n = x->ids[j].n, .from = x->from, .out = s->cfg->logprobs ? x->out : &x->reward[j],
-				.entropy = s->cfg->entropy ? x->entropy : NULL };
+			q[k++] = (struct sal_seq){ .ids = x->ids[j].id, .n = x->ids[j].n, .from = x->from, .line = g[i]->rec[0]->line,
+				.out = s->cfg->logprobs ? x->out : &x->reward[j], .entropy = s->cfg->entropy ? x->entropy : NULL };
 			s->count->tokens += x->ids[j].n;
 		}
 	}
@@ -326,7 +310,7 @@ run(void *ctx, struct sal_group **g, int n)
 	}
 	qsort(q, (size_t)k, sizeof *q, by_length);
 	if (rc == 0)
-		rc = sal_eval(s->e, s->a, q, k, what, 1.0f / (float)s->cfg->temperature) == 0 ? 0 : blame(g, n, s->cfg->logprobs);
+		rc = sal_eval(s->e, s->a, q, k, what, 1.0f / (float)s->cfg->temperature);
 	free(q);
 	for (int i = 0; rc == 0 && i < n; i++)
 		rc = emit(s, g[i]->rec[0], g[i]->user);

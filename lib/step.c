@@ -12,6 +12,7 @@
 
 struct rollout { /* one record */
 	char *id;
+	long line; /* of the input */
 	struct sal_ids ids;
 	int from;
 	float *block, *entropy; /* block: the answer's six arrays, then entropy */
@@ -273,7 +274,7 @@ read_rollout(struct stepper *t, const struct sal_record *r, struct rollout *x, s
 	const cJSON *j = r->json, *stop = cJSON_GetObjectItemCaseSensitive(j, "has_stop");
 	int n;
 
-	*a = (struct sal_answer){ .factor = 1, .stopped = !cJSON_IsFalse(stop) };
+	*a = (struct sal_answer){ .line = r->line, .factor = 1, .stopped = !cJSON_IsFalse(stop) };
 	if (sal_json_ids(j, "prompt_tokens", t->m->cfg.vocab_size, &x->ids) != 0)
 		return -1;
 	x->from = x->ids.n;
@@ -326,7 +327,7 @@ check(void *ctx, const struct sal_record *r)
 		t->answer = a;
 		t->cap = cap;
 	}
-	struct rollout x = { 0 };
+	struct rollout x = { .line = r->line };
 	if (read_rollout(t, r, &x, &t->answer[t->n]) != 0) {
 		free_rollout(&x);
 		return -1;
@@ -369,7 +370,7 @@ read_rollouts(struct stepper *t, FILE *in, struct sal_counts *count)
 		t->answer[p[i] - t->r].group = group;
 		bool alone = (i == 0 || strcmp(p[i]->id, p[i - 1]->id) != 0) && (i + 1 == t->n || strcmp(p[i]->id, p[i + 1]->id) != 0);
 		if (alone && (t->s->p.advantage == SAL_RLOO || t->s->p.advantage == SAL_GRPO))
-			rc = sal_err("id %s has one answer: %s compares the answers of one prompt", p[i]->id, sal_advantage_name[t->s->p.advantage]);
+			rc = sal_err("stdin:%ld: the only answer of id %s: %s compares the answers of one prompt", p[i]->line, p[i]->id, sal_advantage_name[t->s->p.advantage]);
 	}
 	free(p);
 	return rc;
@@ -387,7 +388,7 @@ inverse(double temperature)
 static struct sal_seq
 sequence(const struct rollout *x, int record, float *out)
 {
-	return (struct sal_seq){ .ids = x->ids.id, .n = x->ids.n, .from = x->from, .record = record, .out = out };
+	return (struct sal_seq){ .ids = x->ids.id, .n = x->ids.n, .from = x->from, .record = record, .line = x->line, .out = out };
 }
 
 static int

@@ -17,6 +17,7 @@ struct example { /* one record */
 	int from[2];
 	double ref[2];         /* DPO: log-probability of the answers under the policy as it was at the start */
 	double margin;         /* reward: what chosen must lead by; 0 where the record has none */
+	long line;             /* of the input */
 	bool same;
 };
 
@@ -179,7 +180,7 @@ static int
 check(void *ctx, const struct sal_record *r)
 {
 	struct trainer *tr = ctx;
-	struct example x = { 0 };
+	struct example x = { .line = r->line };
 
 	if (tr->n_ex == tr->cap_ex) {
 		int cap = tr->cap_ex ? 2 * tr->cap_ex : 256;
@@ -299,7 +300,7 @@ sequences(const struct trainer *tr, const int *order, int n, float **block, int 
 	for (int i = 0; i < n; i++)
 		for (int j = 0; j < k; j++) {
 			const struct example *x = &tr->ex[order[i]];
-			s[(*n_seqs)++] = (struct sal_seq){ .ids = x->ids[j].id, .n = x->ids[j].n, .from = x->from[j], .record = i,
+			s[(*n_seqs)++] = (struct sal_seq){ .ids = x->ids[j].id, .n = x->ids[j].n, .from = x->from[j], .record = i, .line = x->line,
 				.out = *block + at, .grad = *block + total + at };
 			at += (size_t)x->ids[j].n;
 		}

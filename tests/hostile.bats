@@ -119,8 +119,13 @@ tokens() {
 	said "stdin:1: "
 	run bash -c "echo '{\"id\":\"p7\",\"prompt\":\"hi\"}' | sal-generate -q -m '$T/m' --max-tokens 2 2> '$T/err'"
 	said "p7"
+	for j in contrast compare; do
+		run bash -c "echo '{\"prompt\":\"hi\",\"output_1\":\"a\",\"output_2\":\"b\"}' |
+			sal-synthpref -q -m '$T/m' -p demo --judge $j --template tests/data/reward.txt 2> '$T/err'"
+		said "stdin:1: a log-probability is not finite"
+	done
 	run bash -c "echo '$R' | sal-sft -q -m '$T/m' -o '$T/out' --lora-r 2 2> '$T/err'"
-	said "not finite"
+	said "stdin:1: a log-probability is not finite"
 	[ ! -e "$T/out" ]
 }
 @test "a GGUF file that is cut, or whose counts, lengths and types lie" {

@@ -20,3 +20,21 @@ O="--response-len 6 --schedule constant --warmup-steps 0 --learning-rate 1e-3 --
 	sal-ppo-step -q -m "$M" -s "$T/s0" -o "$T/s1" $O --no-shuffle < "$T/r2" > "$T/log"
 	jq -e '.updates[0].approx_kl > 0' "$T/log"
 }
+@test "a reward that a float cannot hold is named by its line, and no state is written" {
+	state
+	for a in gae rloo grpo reinforce++; do
+		{ cat "$T/r"; jq -c '.reward = 1' "$T/r"; } | jq -c '.reward = if input_line_number == 7 then 1e300 else .reward end' > "$T/in"
+		run bash -c "sal-ppo-step -q -m '$M' -s '$T/s0' -o '$T/no' $O --advantage $a --skip-bad --reject '$T/bad' < '$T/in' 2> '$T/err'"
+		refused 1
+		grep -q '^sal-ppo-step: stdin:7: .*not finite' "$T/err"
+		[ ! -e "$T/no" ]
+	done
+}
+@test "rloo and grpo: an answer alone in its id is named" {
+	state
+	for a in rloo grpo; do
+		run bash -c "sal-ppo-step -q -m '$M' -s '$T/s0' -o '$T/no' $O --advantage $a < '$T/r' 2> '$T/err'"
+		refused 1
+		grep -q '^sal-ppo-step: stdin:[1-4]: the only answer of id' "$T/err"
+	done
+}

@@ -9,7 +9,10 @@ load helper
 	[ "$(make -s help | awk 'NF < 3' | wc -l)" -eq 0 ]
 }
 # In a copy of the build, which another PREFIX would change; with the sanitizers if it has them.
-setup() { ! ldd "$BIN/sal-best" | grep -q libasan || export SAN=address,undefined; }
+setup() {
+	SAN=$(ldd "$BIN/sal-best" | sed -nE 's/^\s*lib(a|ub|t)san\..*/\1/p' | sed 's/^a$/address/; s/^ub$/undefined/; s/^t$/thread/' | paste -sd,)
+	export SAN
+}
 @test "what is installed runs from its PREFIX, and finds its prompts there" {
 	cp -a "$(dirname "$BIN")" "$T/build"
 	make -s BUILD="$T/build" PREFIX="$T/opt" install > "$T/log" 2>&1 || { cat "$T/log"; false; }

@@ -313,6 +313,8 @@ step(struct sal_decoder *d, const struct sal_adapter *a, const struct sal_sampli
 	}
 	for (int i = 0; rc == 0 && i < n; i++)
 		rc = take_token(d, s, row[i], d->tok[i], d->lp[i]);
+	if (rc == 0 && s->sampled)
+		s->sampled(s->ctx, n);
 	free(idx);
 	free(u);
 	free(row);

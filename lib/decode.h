@@ -18,6 +18,8 @@ struct sal_sampling {
 	int n_stop;
 	const int32_t *eos;
 	int n_eos;
+	void (*sampled)(void *ctx, int n); /* told after each pass: n tokens more; may be NULL */
+	void *ctx;
 };
 
 struct sal_answer { /* one sample, filled by sal_decode */

@@ -6,6 +6,16 @@
 #include <string.h>
 
 double
+sal_sum(const float *x, int n)
+{
+	double s = 0;
+
+	for (int i = 0; i < n; i++)
+		s += x[i];
+	return s;
+}
+
+double
 sal_tree_sum(const double *x, int n)
 {
 	int half = 1;

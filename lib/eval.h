@@ -38,6 +38,8 @@ int sal_eval(struct sal_engine *e, const struct sal_adapter *a, struct sal_seq *
  */
 int sal_eval_grad(struct sal_engine *e, struct sal_adapter *a, struct sal_seq *s, int n, enum sal_eval_what what, float inv_temperature,
     void (*loss)(void *ctx, struct sal_seq *s, int n), void *ctx) SAL_USE_RESULT;
+/* Sum of x in order: of one sequence's tokens. */
+double sal_sum(const float *x, int n);
 /* Sum of x in a fixed binary tree over the index: the one order of sums over records. */
 double sal_tree_sum(const double *x, int n);
 #endif

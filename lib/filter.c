@@ -16,51 +16,6 @@ static bool progress_shown; /* a progress line is on the terminal */
 
 /* ---- bad records ---- */
 
-static size_t utf8_len(const unsigned char *p, size_t n)
-{
-	unsigned char lo = 0x80, hi = 0xBF;
-
-	if (p[0] < 0x80)
-		return 1;
-	if (p[0] < 0xC2 || p[0] > 0xF4)
-		return 0;
-	size_t k = p[0] < 0xE0 ? 2 : p[0] < 0xF0 ? 3 : 4;
-	if (p[0] == 0xE0)
-		lo = 0xA0;
-	else if (p[0] == 0xED)
-		hi = 0x9F;
-	else if (p[0] == 0xF0)
-		lo = 0x90;
-	else if (p[0] == 0xF4)
-		hi = 0x8F;
-	if (n < k || p[1] < lo || p[1] > hi)
-		return 0;
-	for (size_t i = 2; i < k; i++)
-		if ((p[i] & 0xC0) != 0x80)
-			return 0;
-	return k;
-}
-
-/* Any bytes as a JSON string; NUL and what is not UTF-8 become U+FFFD. */
-static void put_string(struct sal_buf *b, const char *s, size_t n)
-{
-	sal_buf_put(b, "\"", 1);
-	for (size_t i = 0; i < n;) {
-		unsigned char c = (unsigned char)s[i];
-		size_t k = utf8_len((const unsigned char *)s + i, n - i);
-		if (k == 0 || c == 0)
-			sal_buf_put(b, "\xEF\xBF\xBD", 3);
-		else if (c == '"' || c == '\\')
-			sal_buf_printf(b, "\\%c", c);
-		else if (c < 0x20)
-			sal_buf_printf(b, "\\u%04x", c);
-		else
-			sal_buf_put(b, s + i, k);
-		i += k ? k : 1;
-	}
-	sal_buf_put(b, "\"", 1);
-}
-
 struct reject {
 	const struct sal_common *c;
 	struct sal_counts *n;
@@ -79,9 +34,9 @@ static int reject_write(struct reject *j, long line, const char *why, const char
 	if (!j->f && !(j->f = fopen(j->c->reject, "we")))
 		return sal_err("%s: %s", j->c->reject, strerror(errno));
 	sal_buf_printf(&b, "{\"line\":%ld,\"error\":", line);
-	put_string(&b, why, strlen(why));
+	sal_json_put_text(&b, why, strlen(why));
 	sal_buf_puts(&b, ",\"record\":");
-	put_string(&b, text, len);
+	sal_json_put_text(&b, text, len);
 	sal_buf_puts(&b, "}\n");
 	int rc = 0;
 	if (b.failed)
@@ -169,6 +124,7 @@ static void group_free(const struct sal_filter *f, struct sal_group *g, bool pre
 	for (int i = 0; i < g->n; i++)
 		sal_record_free(g->rec[i]);
 	free(g->rec);
+	free(g->bad);
 	free(g);
 }
 
@@ -195,9 +151,15 @@ static int flush_window(struct loop *l)
 
 	if (l->n_groups && l->f->run(l->f->ctx, l->group, l->n_groups) != 0)
 		rc = -1;
-	for (int i = 0; i < l->n_groups && rc == 0; i++)
-		for (int k = 0; k < l->group[i]->n && rc == 0; k++)
+	for (int i = 0; i < l->n_groups && rc == 0; i++) {
+		if (l->group[i]->bad) {
+			sal_err("%s", l->group[i]->bad);
+			rc = reject_group(&l->reject, l->group[i]);
+			continue;
+		}
+		for (int k = 0; k < l->group[i]->n && rc == 0; k++, l->n->done++)
 			rc = write_record(l, l->group[i]->rec[k]);
+	}
 	if (rc == 0 && l->n_groups && fflush(l->out) != 0)
 		rc = sal_err("stdout: %s", strerror(errno));
 	snprintf(why, sizeof why, "%s", sal_errmsg());
@@ -279,6 +241,8 @@ int sal_filter_run(const struct sal_filter *f, const struct sal_common *c, FILE 
 	char why[1100] = "";
 	int rc;
 
+	if (c->dry_run)
+		return sal_dry_run(c, f->plan, f->ctx);
 	if (n->start == 0)
 		n->start = sal_now();
 	struct sal_jsonl *stream = sal_jsonl_open(in, "stdin");
@@ -390,7 +354,7 @@ int sal_finish(int status, const struct sal_common *c, const struct sal_counts *
 		sal_warn("no good record in the input");
 		status = status ? status : EXIT_FAILURE;
 	}
-	if (c->quiet)
+	if (c->quiet || c->dry_run)
 		return status;
 	double s = n->start > 0 ? sal_now() - n->start : 0;
 	sal_buf_printf(&b, "%ld record%s", n->records, n->records == 1 ? "" : "s");
@@ -408,27 +372,49 @@ int sal_finish(int status, const struct sal_common *c, const struct sal_counts *
 	return status;
 }
 
+int sal_dry_run(const struct sal_common *c, int (*plan)(void *ctx, struct sal_buf *out), void *ctx)
+{
+	struct sal_buf b = { 0 };
+	int rc = plan ? plan(ctx, &b) : 0;
+
+	if (rc == 0 && b.failed)
+		rc = sal_err("out of memory");
+	for (char *p = b.data, *end; rc == 0 && !c->quiet && p && (end = strchr(p, '\n')) != NULL; p = end + 1) {
+		*end = '\0';
+		sal_warn("plan: %s", p);
+	}
+	sal_buf_free(&b);
+	return rc;
+}
+
 void sal_progress(const struct sal_common *c, const struct sal_counts *n)
 {
 	static double last;
-	static int tty = -1;
-	double now = sal_now();
+	double now = sal_now(), s = n->start > 0 ? now - n->start : 0;
+	struct sal_buf b = { 0 };
 
-	if (c->quiet)
-		return;
-	if (tty < 0)
-		tty = isatty(STDERR_FILENO);
 	if (last == 0)
 		last = n->start > 0 ? n->start : now;
-	if (now - last < (tty ? PROGRESS_TTY : PROGRESS_PLAIN))
+	if (c->quiet || now - last < PROGRESS_TTY)
+		return;
+	bool tty = isatty(STDERR_FILENO);
+	if (tty ? isatty(STDOUT_FILENO) : now - last < PROGRESS_PLAIN)
 		return;
 	last = now;
-	double s = n->start > 0 ? now - n->start : 0;
-	if (tty) { /* the cursor goes back, so that the next message overwrites this one */
-		fprintf(stderr, "\r%s: %ld records, %.0f s, %.0f tokens/s\033[K\r", program_invocation_short_name,
-		    n->records, s, s > 0 ? (double)n->tokens / s : 0);
+	if (n->total > 0)
+		sal_buf_printf(&b, "%ld of %ld updates", n->done, n->total);
+	else
+		sal_buf_printf(&b, "%ld record%s", n->done, n->done == 1 ? "" : "s");
+	sal_buf_printf(&b, ", %.0f s", s);
+	if (n->tokens > 0 && s > 0)
+		sal_buf_printf(&b, ", %.0f tokens/s", (double)n->tokens / s);
+	if (n->done > 0 && n->total > 0)
+		sal_buf_printf(&b, ", %.0f s left", s / (double)n->done * (double)(n->total - n->done));
+	if (!b.failed && tty) { /* the cursor goes back, so that the next message overwrites this one */
+		fprintf(stderr, "\r%s: %s\033[K\r", program_invocation_short_name, b.data);
 		progress_shown = true;
-	} else {
-		sal_warn("%ld records, %ld lines written, %.0f s", n->records, n->out, s);
+	} else if (!b.failed) {
+		sal_warn("%s", b.data);
 	}
+	sal_buf_free(&b);
 }

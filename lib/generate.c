@@ -1,17 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* generate.c - records to jobs of the decoder and answers back to records. */
 #include "lib/generate.h"
+#include "lib/decode.h"
 #include "lib/policy.h"
+#include "lib/reader.h"
 #include <stdlib.h>
 #include <string.h>
 
 struct sal_generate {
 	const struct sal_generate_config *cfg;
-	struct sal_model *m;
-	struct sal_adapter *a;
-	struct sal_tokenizer *tk;
-	struct sal_chat *chat;
-	struct sal_principles *principles;
+	struct sal_reader r;
 	struct sal_decoder *d;
 	int longest; /* that d was made for */
 	const char **stop;
@@ -31,42 +29,27 @@ struct sal_generate *
 sal_generate_open(const struct sal_generate_config *cfg)
 {
 	struct sal_generate *g = calloc(1, sizeof *g);
-	char *inference = NULL;
+	struct sal_reader *r = g ? &g->r : NULL;
 
 	if (g == NULL) {
 		sal_err("out of memory");
 		return NULL;
 	}
 	g->cfg = cfg;
-	if (cfg->format && strcmp(cfg->format, "dromedary") == 0 && (inference = sal_prompt_read("inference.txt")) == NULL)
+	if (sal_reader_open(r, &cfg->c, true, cfg->format) != 0 || sal_reader_prompts(r, cfg->principles, NULL) != 0 ||
+	    (cfg->principles && cfg->sign && sal_reader_negatives(r) != 0) || sal_reader_model(r, 0, 0) != 0 ||
+	    sal_policy_string(r->m, r->a, &cfg->c, cfg->temperature, g->policy) != 0)
 		goto fail;
-	if ((g->tk = sal_tokenizer_open(cfg->c.model)) == NULL || (g->chat = sal_chat_open(cfg->format, g->tk, inference)) == NULL ||
-	    (cfg->principles && (g->principles = sal_principles_open(cfg->principles)) == NULL) ||
-	    (g->m = sal_model_open(cfg->c.model, &cfg->c, 0)) == NULL ||
-	    (cfg->c.adapter && (g->a = sal_adapter_open(g->m, cfg->c.adapter, 0)) == NULL) ||
-	    sal_policy_string(g->m, g->a, &cfg->c, cfg->temperature, g->policy) != 0)
-		goto fail;
-	if (sal_tokenizer_vocab(g->tk) > g->m->cfg.vocab_size) {
-		sal_err("%s: the tokenizer has %d tokens, the model %d", cfg->c.model, sal_tokenizer_vocab(g->tk), g->m->cfg.vocab_size);
-		goto fail;
-	}
-	for (int i = 0; cfg->principles && cfg->sign && i < g->principles->n; i++)
-		if (g->principles->p[i].negative == NULL) {
-			sal_err("principle '%s' has no negative definition", g->principles->p[i].dimension);
-			goto fail;
-		}
 	if ((g->stop = calloc((size_t)cfg->stop.n + 1, sizeof *g->stop)) == NULL) {
 		sal_err("out of memory");
 		goto fail;
 	}
 	for (int i = 0; i < cfg->stop.n; i++)
 		g->stop[g->n_stop++] = cfg->stop.s[i];
-	if (sal_chat_stop(g->chat))
-		g->stop[g->n_stop++] = sal_chat_stop(g->chat);
-	free(inference);
+	if (sal_chat_stop(r->chat))
+		g->stop[g->n_stop++] = sal_chat_stop(r->chat);
 	return g;
 fail:
-	free(inference);
 	sal_generate_close(g);
 	return NULL;
 }
@@ -77,11 +60,7 @@ sal_generate_close(struct sal_generate *g)
 	if (g == NULL)
 		return;
 	sal_decoder_free(g->d);
-	sal_adapter_close(g->a);
-	sal_model_close(g->m);
-	sal_principles_close(g->principles);
-	sal_chat_close(g->chat);
-	sal_tokenizer_close(g->tk);
+	sal_reader_close(&g->r);
 	free(g->stop);
 	free(g);
 }
@@ -89,7 +68,7 @@ sal_generate_close(struct sal_generate *g)
 const char *
 sal_generate_isa(const struct sal_generate *g)
 {
-	return sal_dev_isa(g->m->dev);
+	return sal_dev_isa(g->r.m->dev);
 }
 
 static void
@@ -120,13 +99,13 @@ draw(struct sal_generate *g, const cJSON *j, struct prompt *p)
 	int usable = 0, k, pick[64];
 	int64_t type = 0;
 
-	for (int i = 0; i < g->principles->n; i++)
-		usable += g->principles->p[i].weight > 0;
+	for (int i = 0; i < g->r.principles->n; i++)
+		usable += g->r.principles->p[i].weight > 0;
 	k = g->cfg->n < usable ? g->cfg->n : usable;
 	k = k < 64 ? k : 64;
 	if (sal_json_has(j, "question_type") && sal_json_int(j, "question_type", 0, INT32_MAX, &type) != 0)
 		return -1;
-	if (sal_principles_draw(g->principles, k, (int)type, &r, pick) != 0)
+	if (sal_principles_draw(g->r.principles, k, (int)type, &r, pick) != 0)
 		return -1;
 	for (int i = 0; i < g->cfg->n; i++)
 		p->pick[i] = pick[i % k];
@@ -144,25 +123,25 @@ prepare(void *ctx, struct sal_group *group)
 	group->user = p;
 	if (p == NULL || (p->answer = calloc((size_t)n, sizeof *p->answer)) == NULL || (p->pick = calloc((size_t)n, sizeof *p->pick)) == NULL)
 		return sal_err("out of memory");
-	p->n_ids = g->principles ? n : 1;
+	p->n_ids = g->r.principles ? n : 1;
 	if ((p->ids = calloc((size_t)p->n_ids, sizeof *p->ids)) == NULL)
 		return sal_err("out of memory");
-	if ((p->id = sal_record_id(group->rec[0])) == NULL || (g->principles && draw(g, j, p) != 0))
+	if ((p->id = sal_record_id(group->rec[0])) == NULL || (g->r.principles && draw(g, j, p) != 0))
 		return -1;
 	for (int i = 0; i < p->n_ids; i++) {
 		const char *system = g->cfg->system;
-		if (g->principles) {
-			const struct sal_principle *x = &g->principles->p[p->pick[i]];
+		if (g->r.principles) {
+			const struct sal_principle *x = &g->r.principles->p[p->pick[i]];
 			system = g->cfg->sign ? x->negative : x->definition;
 		}
 		if (sal_json_has(j, "prompt_tokens") && system == NULL
-		        ? sal_json_ids(j, "prompt_tokens", g->m->cfg.vocab_size, &p->ids[i]) != 0
-		        : sal_chat_encode_record(g->chat, g->tk, j, system, &p->ids[i]) != 0)
+		        ? sal_json_ids(j, "prompt_tokens", g->r.m->cfg.vocab_size, &p->ids[i]) != 0
+		        : sal_chat_encode_record(g->r.chat, g->r.tk, j, system, &p->ids[i]) != 0)
 			return -1;
 		if (p->ids[i].n < 1)
 			return sal_err("empty prompt");
-		if (p->ids[i].n >= g->m->cfg.max_positions)
-			return sal_err("a prompt of %d tokens leaves no room in the context of %d", p->ids[i].n, g->m->cfg.max_positions);
+		if (p->ids[i].n >= g->r.m->cfg.max_positions)
+			return sal_err("a prompt of %d tokens leaves no room in the context of %d", p->ids[i].n, g->r.m->cfg.max_positions);
 	}
 	return 0;
 }
@@ -179,9 +158,9 @@ emit(struct sal_generate *g, struct sal_record *r, const struct prompt *p, int i
 	    !cJSON_AddStringToObject(o, "response", a->text.data ? a->text.data : "") ||
 	    !cJSON_AddStringToObject(o, "finish_reason", a->stopped ? "stop" : "length") || !cJSON_AddBoolToObject(o, "has_stop", a->stopped))
 		rc = -1;
-	if (rc == 0 && g->principles) {
+	if (rc == 0 && g->r.principles) {
 		cJSON *s = cJSON_AddObjectToObject(o, "sampled_under");
-		if (!cJSON_AddStringToObject(s, "dimension", g->principles->p[p->pick[i]].dimension) ||
+		if (!cJSON_AddStringToObject(s, "dimension", g->r.principles->p[p->pick[i]].dimension) ||
 		    !cJSON_AddBoolToObject(s, "negated", g->cfg->sign))
 			rc = -1;
 	}
@@ -192,11 +171,20 @@ emit(struct sal_generate *g, struct sal_record *r, const struct prompt *p, int i
 		rc = -1;
 	/* the input's prompt_tokens stay if they were what was answered, and are not written anew */
 	if (rc == 0)
-		rc = sal_record_emit(r, o, g->cfg->tokens || g->cfg->system || g->principles ? drop : drop + 1);
+		rc = sal_record_emit(r, o, g->cfg->tokens || g->cfg->system || g->r.principles ? drop : drop + 1);
 	else
 		sal_err("out of memory");
 	cJSON_Delete(o);
 	return rc;
+}
+
+static void
+sampled(void *ctx, int n)
+{
+	struct sal_generate *g = ctx;
+
+	g->count->tokens += n;
+	sal_progress(&g->cfg->c, g->count);
 }
 
 static int
@@ -214,10 +202,10 @@ run(void *ctx, struct sal_group **group, int n)
 			longest = p->ids[k].n > longest ? p->ids[k].n : longest;
 	}
 	longest += cfg->max_tokens;
-	longest = longest < g->m->cfg.max_positions ? longest : g->m->cfg.max_positions;
+	longest = longest < g->r.m->cfg.max_positions ? longest : g->r.m->cfg.max_positions;
 	if (longest > g->longest) {
 		sal_decoder_free(g->d);
-		if ((g->d = sal_decoder_new(g->m, g->tk, cfg->c.batch, longest, g->a ? g->a->r : 0)) == NULL)
+		if ((g->d = sal_decoder_new(g->r.m, g->r.tk, cfg->c.batch, longest, g->r.a ? g->r.a->r : 0)) == NULL)
 			return -1;
 		g->longest = longest;
 	}
@@ -231,18 +219,32 @@ run(void *ctx, struct sal_group **group, int n)
 				.n_samples = p->n_ids > 1 ? 1 : cfg->n, .first_sample = k, .answer = p->answer + k };
 	}
 	struct sal_sampling s = { .max_tokens = cfg->max_tokens, .top_k = cfg->top_k, .temperature = (float)cfg->temperature,
-		.top_p = (float)cfg->top_p, .min_p = (float)cfg->min_p, .seed = cfg->c.seed, .stop = g->stop, .n_stop = g->n_stop };
-	s.n_eos = sal_tokenizer_eos(g->tk, &s.eos);
-	rc = sal_decode(g->d, g->a, &s, job, n_jobs);
+		.top_p = (float)cfg->top_p, .min_p = (float)cfg->min_p, .seed = cfg->c.seed, .stop = g->stop, .n_stop = g->n_stop,
+		.sampled = sampled, .ctx = g };
+	s.n_eos = sal_tokenizer_eos(g->r.tk, &s.eos);
+	rc = sal_decode(g->d, g->r.a, &s, job, n_jobs);
 	for (int i = 0; rc == 0 && i < n; i++) {
 		const struct prompt *p = group[i]->user;
-		for (int k = 0; rc == 0 && k < cfg->n; k++) {
+		for (int k = 0; rc == 0 && k < cfg->n; k++)
 			rc = emit(g, group[i]->rec[0], p, k);
-			g->count->tokens += p->answer[k].tokens.n;
-		}
 	}
 	free(job);
 	return rc;
+}
+
+static int
+plan(void *ctx, struct sal_buf *out)
+{
+	struct sal_generate *g = ctx;
+	const struct sal_generate_config *cfg = g->cfg;
+
+	sal_reader_plan(&g->r, out);
+	sal_buf_printf(out, "%d sample%s a prompt of at most %d tokens, %d sequences together, temperature %g, top-p %g, top-k %d, min-p %g, seed %llu\n",
+	    cfg->n, cfg->n == 1 ? "" : "s", cfg->max_tokens, cfg->c.batch, cfg->temperature, cfg->top_p, cfg->top_k, cfg->min_p,
+	    (unsigned long long)cfg->c.seed);
+	if (cfg->principles)
+		sal_buf_printf(out, "system turn: one drawn principle a sample%s\n", cfg->sign ? ", its negation" : "");
+	return 0;
 }
 
 struct sal_filter
@@ -251,5 +253,6 @@ sal_generate_filter(struct sal_generate *g, struct sal_counts *n)
 	int window = 4 * g->cfg->c.batch / g->cfg->n;
 
 	g->count = n;
-	return (struct sal_filter){ .ctx = g, .window = window > 1 ? window : 1, .prepare = prepare, .run = run, .release = release };
+	return (struct sal_filter){ .ctx = g, .window = window > 1 ? window : 1, .prepare = prepare, .run = run, .release = release,
+		.plan = plan };
 }

@@ -2,10 +2,7 @@
 /* generate.h - prompts in, samples out: what sal-generate does between its options and its records. */
 #ifndef SAL_GENERATE_H
 #define SAL_GENERATE_H
-#include "lib/chat.h"
-#include "lib/decode.h"
 #include "lib/filter.h"
-#include "lib/prompt.h"
 
 struct sal_generate_config {
 	struct sal_common c;

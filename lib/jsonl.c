@@ -92,6 +92,25 @@ static size_t utf8_len(const unsigned char *p, size_t n)
 	return k;
 }
 
+void sal_json_put_text(struct sal_buf *b, const char *s, size_t n)
+{
+	sal_buf_put(b, "\"", 1);
+	for (size_t i = 0; i < n;) {
+		unsigned char c = (unsigned char)s[i];
+		size_t k = utf8_len((const unsigned char *)s + i, n - i);
+		if (k == 0 || c == 0)
+			sal_buf_put(b, "\xEF\xBF\xBD", 3);
+		else if (c == '"' || c == '\\')
+			sal_buf_printf(b, "\\%c", c);
+		else if (c < 0x20)
+			sal_buf_printf(b, "\\u%04x", c);
+		else
+			sal_buf_put(b, s + i, k);
+		i += k ? k : 1;
+	}
+	sal_buf_put(b, "\"", 1);
+}
+
 /* Four hex digits; -1 if they are not. */
 static int hex4(const char *p, size_t n)
 {

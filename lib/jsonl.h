@@ -50,6 +50,9 @@ int sal_json_add_double(cJSON *obj, const char *name, double x) SAL_USE_RESULT;
 int sal_json_add_floats(cJSON *obj, const char *name, const float *x, int n) SAL_USE_RESULT;
 int sal_json_add_ids(cJSON *obj, const char *name, const int32_t *id, int n) SAL_USE_RESULT;
 
+/* Any bytes as a JSON string; NUL and what is not UTF-8 become U+FFFD. */
+void sal_json_put_text(struct sal_buf *b, const char *s, size_t n);
+
 /* The id of a record: its "id" (string, or a number as written), or the XXH3-64 in hex of its prompt's text. malloc'd; NULL: error. */
 char *sal_record_id(const struct sal_record *r);
 

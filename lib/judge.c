@@ -1,20 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* judge.c - pairs of answers to sequences, and their scores to judgements. */
 #include "lib/judge.h"
+#include "lib/reader.h"
 #include <stdlib.h>
 #include <string.h>
 
 struct sal_judge {
 	const struct sal_judge_config *cfg;
-	struct sal_model *m;
-	struct sal_adapter *a;
-	struct sal_tokenizer *tk;
-	struct sal_chat *chat;
-	struct sal_principles *principles;
-	char *template;
+	struct sal_reader r;
 	int32_t choice[2]; /* the tokens "a" and "b" after an open parenthesis */
-	struct sal_engine *e;
-	int longest;
 	struct sal_counts *count;
 };
 
@@ -45,7 +39,7 @@ find_choice(struct sal_judge *j)
 
 	for (int i = 0; i < 2; i++) {
 		struct sal_ids ids = { 0 };
-		if (sal_tokenize_plain(j->tk, text[i], strlen(text[i]), &ids) != 0 || ids.n == 0) {
+		if (sal_tokenize_plain(j->r.tk, text[i], strlen(text[i]), &ids) != 0 || ids.n == 0) {
 			free(ids.id);
 			return -1;
 		}
@@ -65,23 +59,14 @@ sal_judge_open(const struct sal_judge_config *cfg)
 		return NULL;
 	}
 	j->cfg = cfg;
-	if ((j->tk = sal_tokenizer_open(cfg->c.model)) == NULL || (j->principles = sal_principles_open(cfg->principles)) == NULL)
-		goto fail;
-	if (cfg->judge == 0 ? (j->template = sal_prompt_read(cfg->template)) == NULL || find_choice(j) != 0
-	                    : (j->chat = sal_chat_open(cfg->format, j->tk, NULL)) == NULL)
-		goto fail;
-	for (int i = 0; cfg->judge == 1 && i < j->principles->n; i++)
-		if (j->principles->p[i].negative == NULL) {
-			sal_err("principle '%s' has no negative definition", j->principles->p[i].dimension);
-			goto fail;
-		}
-	if ((j->m = sal_model_open(cfg->c.model, &cfg->c, 0)) == NULL ||
-	    (cfg->c.adapter && (j->a = sal_adapter_open(j->m, cfg->c.adapter, 0)) == NULL))
-		goto fail;
+	bool contrast = cfg->judge == 1;
+	if (sal_reader_open(&j->r, &cfg->c, contrast, cfg->format) != 0 ||
+	    sal_reader_prompts(&j->r, cfg->principles, contrast ? NULL : cfg->template) != 0 ||
+	    (contrast ? sal_reader_negatives(&j->r) : find_choice(j)) != 0 || sal_reader_model(&j->r, 0, 0) != 0) {
+		sal_judge_close(j);
+		return NULL;
+	}
 	return j;
-fail:
-	sal_judge_close(j);
-	return NULL;
 }
 
 void
@@ -89,20 +74,14 @@ sal_judge_close(struct sal_judge *j)
 {
 	if (j == NULL)
 		return;
-	sal_engine_free(j->e);
-	sal_adapter_close(j->a);
-	sal_model_close(j->m);
-	sal_principles_close(j->principles);
-	sal_chat_close(j->chat);
-	sal_tokenizer_close(j->tk);
-	free(j->template);
+	sal_reader_close(&j->r);
 	free(j);
 }
 
 const char *
 sal_judge_isa(const struct sal_judge *j)
 {
-	return sal_dev_isa(j->m->dev);
+	return sal_dev_isa(j->r.m->dev);
 }
 
 static void
@@ -113,7 +92,7 @@ release(void *ctx, struct sal_group *g)
 
 	if (x == NULL)
 		return;
-	int n = x->n * j->principles->n * per(j);
+	int n = x->n * j->r.principles->n * per(j);
 	for (int i = 0; i < n; i++) {
 		if (x->ids)
 			free(x->ids[i].id);
@@ -166,11 +145,11 @@ compare_ids(struct sal_judge *j, const struct pair *p, const struct sal_principl
 	const char *value[] = { ask, p->y[order], p->y[1 - order], d->dimension, d->definition };
 	struct sal_buf text = { 0 };
 	struct sal_span *plain = NULL;
-	int n_plain = 0, rc = -1, bos = sal_tokenizer_bos(j->tk);
+	int n_plain = 0, rc = -1, bos = sal_tokenizer_bos(j->r.tk);
 
-	if (ask && sal_template_fill(j->template, name, value, 5, &text, &plain, &n_plain) == 0 &&
-	    (!sal_tokenizer_adds_bos(j->tk) || bos < 0 || sal_ids_push(out, bos) == 0))
-		rc = sal_tokenize(j->tk, text.data, text.len, plain, n_plain, out);
+	if (ask && sal_template_fill(j->r.template, name, value, 5, &text, &plain, &n_plain) == 0 &&
+	    (!sal_tokenizer_adds_bos(j->r.tk) || bos < 0 || sal_ids_push(out, bos) == 0))
+		rc = sal_tokenize(j->r.tk, text.data, text.len, plain, n_plain, out);
 	free(ask);
 	free(plain);
 	sal_buf_free(&text);
@@ -182,10 +161,10 @@ contrast_ids(struct sal_judge *j, const struct pair *p, const struct sal_princip
 {
 	const char *y = p->y[k / 2];
 
-	if (sal_chat_encode_record(j->chat, j->tk, p->rec->json, k % 2 ? d->negative : d->definition, out) != 0)
+	if (sal_chat_encode_record(j->r.chat, j->r.tk, p->rec->json, k % 2 ? d->negative : d->definition, out) != 0)
 		return -1;
 	*from = out->n;
-	return sal_tokenize_plain(j->tk, y, strlen(y), out);
+	return sal_tokenize_plain(j->r.tk, y, strlen(y), out);
 }
 
 static int
@@ -193,7 +172,7 @@ prepare(void *ctx, struct sal_group *g)
 {
 	struct sal_judge *j = ctx;
 	struct item *x = calloc(1, sizeof *x);
-	int k = 0, w = per(j), np = j->principles->n;
+	int k = 0, w = per(j), np = j->r.principles->n;
 
 	if ((g->user = x) == NULL)
 		return sal_err("out of memory");
@@ -210,25 +189,15 @@ prepare(void *ctx, struct sal_group *g)
 	for (int i = 0; i < x->n; i++)
 		for (int d = 0; d < np; d++)
 			for (int o = 0; o < w; o++, k++) {
-				const struct sal_principle *p = &j->principles->p[d];
+				const struct sal_principle *p = &j->r.principles->p[d];
 				if ((w == 2 ? compare_ids(j, &x->pair[i], p, o, &x->ids[k]) : contrast_ids(j, &x->pair[i], p, o, &x->ids[k], &x->from[k])) != 0)
 					return -1;
-				if (x->ids[k].n > j->m->cfg.max_positions)
-					return sal_err("a judge's text of %d tokens is more than the context of %d", x->ids[k].n, j->m->cfg.max_positions);
+				if (x->ids[k].n > j->r.m->cfg.max_positions)
+					return sal_err("a judge's text of %d tokens is more than the context of %d", x->ids[k].n, j->r.m->cfg.max_positions);
 				if ((x->out[k] = malloc(((size_t)x->ids[k].n + 2) * sizeof(float))) == NULL)
 					return sal_err("out of memory");
 			}
 	return 0;
-}
-
-static double
-sum(const float *x, int n)
-{
-	double s = 0;
-
-	for (int i = 0; i < n; i++)
-		s += x[i];
-	return s;
 }
 
 static int
@@ -237,7 +206,7 @@ emit(struct sal_judge *j, const struct item *x, int i)
 	static const char *const drop[] = { "sample", "response", "finish_reason", "has_stop", "prompt_tokens", "response_tokens", "logprobs",
 		"policy", "sampled_under", "reward", NULL };
 	cJSON *o = cJSON_CreateObject(), *all;
-	int rc = 0, np = j->principles->n, w = per(j);
+	int rc = 0, np = j->r.principles->n, w = per(j);
 
 	if (!cJSON_AddStringToObject(o, "output_1", x->pair[i].y[0]) || !cJSON_AddStringToObject(o, "output_2", x->pair[i].y[1]) ||
 	    (all = cJSON_AddObjectToObject(o, "judgements")) == NULL) {
@@ -253,10 +222,10 @@ emit(struct sal_judge *j, const struct item *x, int i)
 		} else {
 			double y[4];
 			for (int q = 0; q < 4; q++)
-				y[q] = sum(x->out[k + q], x->ids[k + q].n - x->from[k + q]);
+				y[q] = sal_sum(x->out[k + q], x->ids[k + q].n - x->from[k + q]);
 			s[0] = s[1] = (float)((y[0] - y[1]) - (y[2] - y[3]));
 		}
-		rc = sal_json_add_floats(all, j->principles->p[d].dimension, s, 2);
+		rc = sal_json_add_floats(all, j->r.principles->p[d].dimension, s, 2);
 	}
 	if (rc == 0)
 		rc = sal_record_emit(x->pair[i].rec, o, drop);
@@ -268,7 +237,7 @@ static int
 run(void *ctx, struct sal_group **g, int n)
 {
 	struct sal_judge *j = ctx;
-	int total = 0, longest = 1, k = 0, rc = 0, w = per(j), np = j->principles->n;
+	int total = 0, longest = 1, k = 0, rc = 0, w = per(j), np = j->r.principles->n;
 
 	for (int i = 0; i < n; i++)
 		total += ((struct item *)g[i]->user)->n * np * w;
@@ -286,14 +255,9 @@ run(void *ctx, struct sal_group **g, int n)
 				.out = x->out[t], .choice = { j->choice[0], j->choice[1] } };
 		}
 	}
-	if (longest > j->longest) {
-		sal_engine_free(j->e);
-		j->e = sal_eval_engine(j->m, false, longest, 2048, j->a ? j->a->r : 0);
-		j->longest = j->e ? longest : 0;
-		rc = j->e ? 0 : -1;
-	}
+	rc = sal_reader_engine(&j->r, longest);
 	if (rc == 0)
-		rc = sal_eval(j->e, j->a, q, k, w == 2 ? SAL_EVAL_CHOICE : SAL_EVAL_LOGPROB, 1.0f);
+		rc = sal_eval(j->r.e, j->r.a, q, k, w == 2 ? SAL_EVAL_CHOICE : SAL_EVAL_LOGPROB, 1.0f);
 	free(q);
 	for (int i = 0; rc == 0 && i < n; i++) {
 		struct item *x = g[i]->user;
@@ -303,9 +267,21 @@ run(void *ctx, struct sal_group **g, int n)
 	return rc;
 }
 
+static int
+plan(void *ctx, struct sal_buf *out)
+{
+	struct sal_judge *j = ctx;
+
+	sal_reader_plan(&j->r, out);
+	sal_buf_printf(out, "judge %s: %d sequences a pair, %d groups of an id together\n", j->cfg->judge ? "contrast" : "compare",
+	    j->r.principles->n * per(j), j->cfg->c.batch);
+	return 0;
+}
+
 struct sal_filter
 sal_judge_filter(struct sal_judge *j, struct sal_counts *n)
 {
 	j->count = n;
-	return (struct sal_filter){ .ctx = j, .by_id = true, .window = j->cfg->c.batch, .prepare = prepare, .run = run, .release = release };
+	return (struct sal_filter){ .ctx = j, .by_id = true, .window = j->cfg->c.batch, .prepare = prepare, .run = run, .release = release,
+		.plan = plan };
 }

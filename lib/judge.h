@@ -7,10 +7,7 @@
  */
 #ifndef SAL_JUDGE_H
 #define SAL_JUDGE_H
-#include "lib/chat.h"
-#include "lib/eval.h"
 #include "lib/filter.h"
-#include "lib/prompt.h"
 
 struct sal_judge_config {
 	struct sal_common c;

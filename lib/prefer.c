@@ -196,6 +196,25 @@ sal_prefer_close(struct sal_prefer *p)
 	free(p);
 }
 
+int
+sal_prefer_plan(void *ctx, struct sal_buf *out)
+{
+	static const char *const from[] = { "judged pairs", "contrast samples", "HH-RLHF", "SHP" };
+	const struct sal_prefer *p = ctx;
+	const struct sal_prefer_config *c = p->cfg;
+
+	sal_buf_printf(out, "preferences from %s, labels flipped with probability %g, seed %llu\n", from[c->from], p->noise,
+	    (unsigned long long)c->c.seed);
+	if (c->from == SAL_FROM_JUDGED)
+		sal_buf_printf(out, "%d passes, at most %d principles, geometric %g, negated with probability %g\n", c->passes, c->max_principles,
+		    c->geometric, c->negate);
+	if (c->dimensions)
+		sal_buf_printf(out, "dimensions %s\n", c->dimensions);
+	if (p->principles)
+		sal_buf_printf(out, "%d principles of %s\n", p->principles->n, c->principles);
+	return 0;
+}
+
 /* ---- what a record must have --------------------------------------------- */
 
 int

@@ -24,6 +24,8 @@ struct sal_prefer_config {
 struct sal_prefer;
 struct sal_prefer *sal_prefer_open(const struct sal_prefer_config *cfg);
 void sal_prefer_close(struct sal_prefer *p);
+/* Lines of a dry run's plan; ctx is the struct sal_prefer. */
+int sal_prefer_plan(void *ctx, struct sal_buf *out);
 /* Refuse a record without a needed field: for sal_read_checked, ctx is the struct sal_prefer. */
 int sal_prefer_check(void *ctx, const struct sal_record *r);
 /* Write the preferences of all records to out. */

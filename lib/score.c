@@ -1,22 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* score.c - records to sequences, and what the model says of them back into the records. */
 #include "lib/score.h"
+#include "lib/reader.h"
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_PRINCIPLES 64
-
 struct sal_score {
 	const struct sal_score_config *cfg;
-	struct sal_model *m;
-	struct sal_adapter *a;
-	struct sal_tokenizer *tk;
-	struct sal_chat *chat;
-	struct sal_principles *principles;
-	char *template;
-	int under[MAX_PRINCIPLES], n_under;
-	struct sal_engine *e;
-	int longest; /* that e was made for */
+	struct sal_reader r;
+	struct sal_under under; /* of --under */
 	struct sal_counts *count;
 };
 
@@ -24,8 +16,7 @@ struct item { /* of one record */
 	struct sal_ids ids[2]; /* a sample, or chosen and rejected */
 	int n, from;
 	bool pair;
-	int pick[MAX_PRINCIPLES], n_pick;
-	bool negated[MAX_PRINCIPLES];
+	struct sal_under under;
 	float *out, *entropy, reward[2];
 };
 
@@ -33,25 +24,25 @@ struct item { /* of one record */
 static int
 need_prompts(struct sal_score *s)
 {
-	if (s->principles == NULL && (s->principles = sal_principles_open(s->cfg->principles)) == NULL)
-		return -1;
-	return s->template || (s->template = sal_prompt_read(s->cfg->template)) ? 0 : -1;
+	return sal_reader_prompts(&s->r, s->cfg->principles, s->cfg->template);
 }
 
 static int
 parse_under(struct sal_score *s, const char *list)
 {
+	struct sal_under *u = &s->under;
+
 	while (*list) {
 		size_t n = strcspn(list, ",");
 		char *name = strndup(list, n);
-		int k = name ? sal_principles_find(s->principles, name) : -1;
-		if (k < 0 || s->n_under == MAX_PRINCIPLES) {
+		int k = name ? sal_principles_find(s->r.principles, name) : -1;
+		if (k < 0 || u->n == SAL_MAX_UNDER) {
 			sal_err("--under: principle '%s' is not in the collection", name ? name : "");
 			free(name);
 			return -1;
 		}
 		free(name);
-		s->under[s->n_under++] = k;
+		u->pick[u->n++] = k;
 		list += n + (list[n] == ',');
 	}
 	return 0;
@@ -67,19 +58,13 @@ sal_score_open(const struct sal_score_config *cfg)
 		return NULL;
 	}
 	s->cfg = cfg;
-	if ((s->tk = sal_tokenizer_open(cfg->c.model)) == NULL)
-		goto fail;
-	if (cfg->logprobs && (s->chat = sal_chat_open(cfg->format, s->tk, NULL)) == NULL)
-		goto fail;
-	if (cfg->under && !cfg->logprobs && (need_prompts(s) != 0 || parse_under(s, cfg->under) != 0))
-		goto fail;
-	if ((s->m = sal_model_open(cfg->c.model, &cfg->c, 0)) == NULL ||
-	    (cfg->c.adapter && (s->a = sal_adapter_open(s->m, cfg->c.adapter, cfg->logprobs ? 0 : 1)) == NULL))
-		goto fail;
+	if (sal_reader_open(&s->r, &cfg->c, cfg->logprobs, cfg->format) != 0 ||
+	    (cfg->under && !cfg->logprobs && (need_prompts(s) != 0 || parse_under(s, cfg->under) != 0)) ||
+	    sal_reader_model(&s->r, 0, cfg->logprobs ? 0 : 1) != 0) {
+		sal_score_close(s);
+		return NULL;
+	}
 	return s;
-fail:
-	sal_score_close(s);
-	return NULL;
 }
 
 void
@@ -87,20 +72,14 @@ sal_score_close(struct sal_score *s)
 {
 	if (s == NULL)
 		return;
-	sal_engine_free(s->e);
-	sal_adapter_close(s->a);
-	sal_model_close(s->m);
-	sal_principles_close(s->principles);
-	sal_chat_close(s->chat);
-	sal_tokenizer_close(s->tk);
-	free(s->template);
+	sal_reader_close(&s->r);
 	free(s);
 }
 
 const char *
 sal_score_isa(const struct sal_score *s)
 {
-	return sal_dev_isa(s->m->dev);
+	return sal_dev_isa(s->r.m->dev);
 }
 
 static void
@@ -121,29 +100,16 @@ release(void *ctx, struct sal_group *g)
 
 /* Those of --under, else the record's own, else drawn. */
 static int
-choose(struct sal_score *s, const struct sal_record *r, struct item *x)
+choose(struct sal_score *s, const struct sal_record *r, struct sal_under *u)
 {
-	const cJSON *own = cJSON_GetObjectItemCaseSensitive(r->json, "principles"), *e;
 	int64_t type = 0, sample = 0;
+	int own = 1, rc = 0;
 
-	if (s->n_under) {
-		memcpy(x->pick, s->under, sizeof x->pick);
-		x->n_pick = s->n_under;
-	} else if (own && !cJSON_IsNull(own)) {
-		if (!cJSON_IsArray(own))
-			return sal_err("\"principles\" is not an array");
-		cJSON_ArrayForEach(e, own)
-		{
-			const char *d = sal_json_str(e, "dimension");
-			if (d == NULL)
-				return -1;
-			if (x->n_pick == MAX_PRINCIPLES)
-				return sal_err("more than %d principles", MAX_PRINCIPLES);
-			if ((x->pick[x->n_pick] = sal_principles_find(s->principles, d)) < 0)
-				return sal_err("principle '%s' is not in the collection", d);
-			x->negated[x->n_pick++] = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(e, "negated"));
-		}
-	} else if (s->cfg->draw > 0) {
+	if (s->under.n)
+		*u = s->under;
+	else if ((own = sal_reader_under(&s->r, r->json, u)) < 0)
+		return -1;
+	if (own == 0 && s->cfg->draw > 0) {
 		char *id = sal_record_id(r);
 		if (id == NULL)
 			return -1;
@@ -154,32 +120,18 @@ choose(struct sal_score *s, const struct sal_record *r, struct item *x)
 		}
 		struct sal_random rnd = sal_random_open(s->cfg->c.seed, "principles", id, (uint64_t)sample);
 		free(id);
-		if (sal_principles_draw(s->principles, s->cfg->draw, (int)type, &rnd, x->pick) != 0)
-			return -1;
-		x->n_pick = s->cfg->draw;
+		rc = sal_principles_draw(s->r.principles, s->cfg->draw, (int)type, &rnd, u->pick);
+		u->n = s->cfg->draw;
 	}
-	for (int i = 0; i < x->n_pick; i++) {
-		x->negated[i] ^= s->cfg->negate;
-		if (x->negated[i] && s->principles->p[x->pick[i]].negative == NULL)
-			return sal_err("principle '%s' has no negative definition", s->principles->p[x->pick[i]].dimension);
-	}
-	return 0;
+	for (int i = 0; i < u->n; i++)
+		u->negated[i] ^= s->cfg->negate;
+	return rc;
 }
 
 static int
 reward_text(struct sal_score *s, const cJSON *j, const char *field, struct item *x, struct sal_ids *out)
 {
-	struct sal_reward_limits lim = s->cfg->limits;
-	const char *text = sal_json_str(j, field);
-	char *ask;
-	int rc;
-
-	if (text == NULL || (ask = sal_chat_instruction(j)) == NULL)
-		return -1;
-	lim.total = lim.total < s->m->cfg.max_positions ? lim.total : s->m->cfg.max_positions;
-	rc = sal_reward_ids(s->tk, s->template, ask, text, s->principles, x->pick, x->negated, x->n_pick, lim, out);
-	free(ask);
-	return rc;
+	return sal_reader_reward(&s->r, j, field, &x->under, s->cfg->limits, out);
 }
 
 static int
@@ -188,12 +140,12 @@ prepare_reward(struct sal_score *s, const struct sal_record *r, struct item *x)
 	const cJSON *j = r->json;
 
 	if (sal_json_has(j, "tokens")) {
-		if (sal_json_ids(j, "tokens", s->m->cfg.vocab_size, &x->ids[0]) != 0)
+		if (sal_json_ids(j, "tokens", s->r.m->cfg.vocab_size, &x->ids[0]) != 0)
 			return -1;
 		return x->ids[0].n ? 0 : sal_err("\"tokens\" is empty");
 	}
 	x->pair = !sal_json_has(j, "response") && sal_json_has(j, "chosen");
-	if (need_prompts(s) != 0 || choose(s, r, x) != 0)
+	if (need_prompts(s) != 0 || choose(s, r, &x->under) != 0)
 		return -1;
 	if (!x->pair)
 		return reward_text(s, j, "response", x, &x->ids[0]);
@@ -207,16 +159,16 @@ prepare_logprobs(struct sal_score *s, const struct sal_record *r, struct item *x
 	const char *text;
 
 	if (sal_json_has(j, "prompt_tokens") && sal_json_has(j, "response_tokens")) {
-		if (sal_json_ids(j, "prompt_tokens", s->m->cfg.vocab_size, &x->ids[0]) != 0)
+		if (sal_json_ids(j, "prompt_tokens", s->r.m->cfg.vocab_size, &x->ids[0]) != 0)
 			return -1;
 		x->from = x->ids[0].n;
-		if (sal_json_ids(j, "response_tokens", s->m->cfg.vocab_size, &x->ids[0]) != 0)
+		if (sal_json_ids(j, "response_tokens", s->r.m->cfg.vocab_size, &x->ids[0]) != 0)
 			return -1;
 	} else {
-		if ((text = sal_json_str(j, "response")) == NULL || sal_chat_encode_record(s->chat, s->tk, j, s->cfg->system, &x->ids[0]) != 0)
+		if ((text = sal_json_str(j, "response")) == NULL || sal_chat_encode_record(s->r.chat, s->r.tk, j, s->cfg->system, &x->ids[0]) != 0)
 			return -1;
 		x->from = x->ids[0].n;
-		if (sal_tokenize_plain(s->tk, text, strlen(text), &x->ids[0]) != 0)
+		if (sal_tokenize_plain(s->r.tk, text, strlen(text), &x->ids[0]) != 0)
 			return -1;
 	}
 	if (x->from < 1)
@@ -236,8 +188,8 @@ prepare(void *ctx, struct sal_group *g)
 		return -1;
 	x->n = x->pair ? 2 : 1;
 	for (int i = 0; i < x->n; i++)
-		if (x->ids[i].n > s->m->cfg.max_positions)
-			return sal_err("%d tokens are more than the context of %d", x->ids[i].n, s->m->cfg.max_positions);
+		if (x->ids[i].n > s->r.m->cfg.max_positions)
+			return sal_err("%d tokens are more than the context of %d", x->ids[i].n, s->r.m->cfg.max_positions);
 	if (s->cfg->logprobs) {
 		size_t k = (size_t)(x->ids[0].n - x->from) + 1;
 		if ((x->out = calloc(k, sizeof *x->out)) == NULL || (x->entropy = calloc(k, sizeof *x->entropy)) == NULL)
@@ -261,10 +213,10 @@ emit(struct sal_score *s, struct sal_record *r, const struct item *x)
 		             : sal_json_add_float(o, "reward", x->reward[0]);
 		if (rc == 0 && !sal_json_has(r->json, "tokens")) {
 			list = cJSON_AddArrayToObject(o, "principles");
-			for (int i = 0; i < x->n_pick; i++) {
+			for (int i = 0; i < x->under.n; i++) {
 				cJSON_AddItemToArray(list, p = cJSON_CreateObject());
-				cJSON_AddStringToObject(p, "dimension", s->principles->p[x->pick[i]].dimension);
-				if (!cJSON_AddBoolToObject(p, "negated", x->negated[i]))
+				cJSON_AddStringToObject(p, "dimension", s->r.principles->p[x->under.pick[i]].dimension);
+				if (!cJSON_AddBoolToObject(p, "negated", x->under.negated[i]))
 					rc = sal_err("out of memory");
 			}
 		}
@@ -302,24 +254,44 @@ run(void *ctx, struct sal_group **g, int n)
 			s->count->tokens += x->ids[j].n;
 		}
 	}
-	if (longest > s->longest) {
-		sal_engine_free(s->e);
-		if ((s->e = sal_eval_engine(s->m, false, longest, 2048, s->a ? s->a->r : 0)) == NULL)
-			rc = -1;
-		s->longest = s->e ? longest : 0;
-	}
 	qsort(q, (size_t)k, sizeof *q, by_length);
+	rc = sal_reader_engine(&s->r, longest);
 	if (rc == 0)
-		rc = sal_eval(s->e, s->a, q, k, what, 1.0f / (float)s->cfg->temperature);
+		rc = sal_eval(s->r.e, s->r.a, q, k, what, 1.0f / (float)s->cfg->temperature);
 	free(q);
 	for (int i = 0; rc == 0 && i < n; i++)
 		rc = emit(s, g[i]->rec[0], g[i]->user);
 	return rc;
 }
 
+static int
+plan(void *ctx, struct sal_buf *out)
+{
+	struct sal_score *s = ctx;
+	const struct sal_score_config *cfg = s->cfg;
+
+	if (!cfg->logprobs && need_prompts(s) != 0)
+		return -1;
+	sal_reader_plan(&s->r, out);
+	if (cfg->logprobs) {
+		sal_buf_printf(out, "log-probabilities%s at temperature %g, %d records together\n", cfg->entropy ? " and entropies" : "", cfg->temperature,
+		    cfg->c.batch);
+		return 0;
+	}
+	sal_buf_printf(out, "rewards under ");
+	if (cfg->under)
+		sal_buf_printf(out, "%s", cfg->under);
+	else if (cfg->draw)
+		sal_buf_printf(out, "the record's own principles, else %d drawn with seed %llu", cfg->draw, (unsigned long long)cfg->c.seed);
+	else
+		sal_buf_printf(out, "the record's own principles");
+	sal_buf_printf(out, "%s, %d records together\n", cfg->negate ? ", negated" : "", cfg->c.batch);
+	return 0;
+}
+
 struct sal_filter
 sal_score_filter(struct sal_score *s, struct sal_counts *n)
 {
 	s->count = n;
-	return (struct sal_filter){ .ctx = s, .window = s->cfg->c.batch, .prepare = prepare, .run = run, .release = release };
+	return (struct sal_filter){ .ctx = s, .window = s->cfg->c.batch, .prepare = prepare, .run = run, .release = release, .plan = plan };
 }

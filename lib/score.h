@@ -2,8 +2,6 @@
 /* score.h - rewards under principles, and log-probabilities, of records: what sal-score does. */
 #ifndef SAL_SCORE_H
 #define SAL_SCORE_H
-#include "lib/chat.h"
-#include "lib/eval.h"
 #include "lib/filter.h"
 #include "lib/prompt.h"
 

@@ -4,6 +4,7 @@
 #include "lib/eval.h"
 #include "lib/policy.h"
 #include "lib/random.h"
+#include "lib/reader.h" /* sal_plan_model */
 #include "lib/train.h" /* sal_schedule */
 #include <math.h>
 #include <stdlib.h>
@@ -211,6 +212,28 @@ save_state(const struct stepper *t)
 	return sal_dir_commit(tmp, t->s->output);
 }
 
+/* ---- a dry run's plan ---------------------------------------------------- */
+
+static int
+plan(void *ctx, struct sal_buf *out)
+{
+	static const char *const schedule[] = { "cosine", "linear", "constant" };
+	const struct stepper *t = ctx;
+	const struct sal_step *s = t->s;
+
+	sal_plan_model(t->m, out);
+	sal_plan_adapter("policy", t->policy, out);
+	if (t->ref)
+		sal_plan_adapter("reference", t->ref, out);
+	if (t->value)
+		sal_plan_adapter("critic", t->value, out);
+	if (!s->init)
+		sal_buf_printf(out, "step %lld, %s, %d epoch%s in updates of %d records, learning rate %g %s\n", (long long)t->step + 1,
+		    sal_advantage_name[s->p.advantage], s->epochs, s->epochs == 1 ? "" : "s", s->minibatch, s->learning_rate, schedule[s->schedule]);
+	sal_buf_printf(out, "writes %s%s%s\n", s->output, s->rollouts ? " and " : "", s->rollouts ? s->rollouts : "");
+	return 0;
+}
+
 /* ---- the first state ----------------------------------------------------- */
 
 int
@@ -231,9 +254,10 @@ sal_step_init(const struct sal_step *s, struct sal_step_told *told)
 		sal_err("%s: the head has no bias: not a value adapter (use --value-from for the LoRA of a reward adapter)", from);
 		goto out;
 	}
-	if (sal_adapter_train(t.policy, 1) != 0 || sal_adapter_train(t.value, 1) != 0)
-		goto out;
-	rc = s->c.dry_run ? 0 : save_state(&t);
+	if (s->c.dry_run)
+		rc = sal_dry_run(&s->c, plan, &t);
+	else if (sal_adapter_train(t.policy, 1) == 0 && sal_adapter_train(t.value, 1) == 0)
+		rc = save_state(&t);
 out:
 	sal_adapter_close(t.policy);
 	sal_adapter_close(t.value);
@@ -497,7 +521,7 @@ update(struct stepper *t, const int *order, int n, double lr, struct stats *u)
 }
 
 static int
-train(struct stepper *t, double lr)
+train(struct stepper *t, double lr, struct sal_counts *count)
 {
 	const struct sal_step *s = t->s;
 	int mb = s->minibatch < t->n ? s->minibatch : t->n, per = (t->n + mb - 1) / mb, rc = 0;
@@ -510,6 +534,7 @@ train(struct stepper *t, double lr)
 	t->stats = calloc((size_t)per * (size_t)s->epochs, sizeof *t->stats);
 	if (!order || !t->seq || !t->block || !t->weight || !t->sum || !t->stats)
 		rc = sal_err("out of memory");
+	count->total = (long)per * s->epochs;
 	for (int e = 0; rc == 0 && e < s->epochs; e++) {
 		char id[64];
 		snprintf(id, sizeof id, "ppo-%lld-%d", (long long)t->step, e);
@@ -520,6 +545,8 @@ train(struct stepper *t, double lr)
 		for (int at = 0; rc == 0 && at < t->n; at += mb) {
 			rc = update(t, order + at, t->n - at < mb ? t->n - at : mb, lr, &t->stats[t->n_stats]);
 			t->n_stats++;
+			count->done++;
+			sal_progress(&s->c, count);
 		}
 	}
 	free(order);
@@ -696,20 +723,20 @@ sal_step_run(const struct sal_step *s, FILE *in, FILE *out, struct sal_counts *n
 	struct sal_buf line = { 0 };
 	int rc = -1;
 
-	if (open_all(&t, told) != 0 || read_rollouts(&t, in, n) != 0)
+	if (open_all(&t, told) != 0)
 		goto out;
-	told->step = (long)t.step + 1;
-	told->records = t.n;
-	for (int i = 0; i < t.n; i++)
-		n->tokens += t.r[i].ids.n;
 	if (s->c.dry_run) {
-		rc = 0;
+		rc = sal_dry_run(&s->c, plan, &t);
 		goto out;
 	}
-	double lr = sal_schedule(s->schedule, s->learning_rate, (long)t.step, s->warmup_steps, s->total_steps);
-	if (prepare(&t) != 0 || evaluate(&t, told) != 0 || sal_ppo_advantages(&s->p, t.answer, t.n) != 0 || train(&t, lr) != 0)
+	if (read_rollouts(&t, in, n) != 0)
 		goto out;
-	t.step++;
+	double lr = sal_schedule(s->schedule, s->learning_rate, (long)t.step, s->warmup_steps, s->total_steps);
+	if (prepare(&t) != 0 || evaluate(&t, told) != 0 || sal_ppo_advantages(&s->p, t.answer, t.n) != 0 || train(&t, lr, n) != 0)
+		goto out;
+	told->step = (long)++t.step;
+	for (int i = 0; i < t.n; i++)
+		n->tokens += t.r[i].ids.n;
 	if (statistics(&t, lr, told, &line) != 0 || (s->rollouts && write_rollouts(&t) != 0) || save_state(&t) != 0)
 		goto out;
 	if (fwrite(line.data, 1, line.len, out) == line.len) {

@@ -23,13 +23,13 @@ struct sal_step {
 };
 struct sal_step_told { /* for the closing lines; complete after success alone */
 	long step;
-	int records, taken, recomputed; /* taken: records whose log-probabilities were the sampler's */
+	int taken, recomputed; /* taken: records whose log-probabilities were the sampler's */
 	char isa[16];
 };
 
 struct sal_step sal_step_defaults(void);
 /* Write the first state. */
 int sal_step_init(const struct sal_step *s, struct sal_step_told *told) SAL_USE_RESULT;
-/* Read records from in, train, write the rollouts and the new state, then one record to out. c.dry_run: stop after reading. */
+/* Read records from in, train, write the rollouts and the new state, then one record to out. c.dry_run: the plan alone. */
 int sal_step_run(const struct sal_step *s, FILE *in, FILE *out, struct sal_counts *n, struct sal_step_told *told) SAL_USE_RESULT;
 #endif

@@ -6,8 +6,7 @@
  * token, and the records of an update in a fixed tree, so that how many are computed together changes nothing.
  */
 #include "lib/train.h"
-#include "lib/chat.h"
-#include "lib/tokenizer.h"
+#include "lib/reader.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,13 +22,8 @@ struct example { /* one record */
 
 struct trainer {
 	const struct sal_train *t;
-	struct sal_model *m;
-	struct sal_adapter *a;
-	struct sal_engine *e;
-	struct sal_tokenizer *tk;
-	struct sal_chat *chat;
-	struct sal_principles *principles;
-	char *template;
+	struct sal_reader r;
+	struct sal_engine *e; /* with a backward pass */
 	struct example *ex;
 	int n_ex, cap_ex, longest;
 	/* of the update at hand */
@@ -70,14 +64,14 @@ sal_schedule(int schedule, double peak, long s, long warmup, long total)
 static int
 add_text(struct trainer *tr, const char *text, struct sal_ids *out)
 {
-	return sal_tokenize_plain(tr->tk, text, strlen(text), out);
+	return sal_tokenize_plain(tr->r.tk, text, strlen(text), out);
 }
 
 /* prompt ids, then the answer's: token fields win over text; a text answer ends with the model's first end token. */
 static int
 answer(struct trainer *tr, const cJSON *j, const char *tokens, const char *text, struct sal_ids *out, int *from)
 {
-	int vocab = tr->m->cfg.vocab_size;
+	int vocab = tr->r.m->cfg.vocab_size;
 	const int32_t *eos;
 	const char *s;
 
@@ -90,14 +84,14 @@ answer(struct trainer *tr, const cJSON *j, const char *tokens, const char *text,
 	} else {
 		if (sal_json_has(j, tokens) && !sal_json_has(j, text))
 			return sal_err("\"%s\" without \"prompt_tokens\"", tokens);
-		if ((s = sal_json_str(j, text)) == NULL || sal_chat_encode_record(tr->chat, tr->tk, j, tr->t->system, out) != 0)
+		if ((s = sal_json_str(j, text)) == NULL || sal_chat_encode_record(tr->r.chat, tr->r.tk, j, tr->t->system, out) != 0)
 			return -1;
 		*from = out->n;
 		if (add_text(tr, s, out) != 0)
 			return -1;
-		const char *stop = sal_chat_stop(tr->chat);
+		const char *stop = sal_chat_stop(tr->r.chat);
 		if (stop ? add_text(tr, stop, out) != 0
-		         : sal_tokenizer_eos(tr->tk, &eos) > 0 && sal_ids_push(out, eos[0]) != 0)
+		         : sal_tokenizer_eos(tr->r.tk, &eos) > 0 && sal_ids_push(out, eos[0]) != 0)
 			return -1;
 	}
 	if (*from < 1)
@@ -108,42 +102,14 @@ answer(struct trainer *tr, const cJSON *j, const char *tokens, const char *text,
 static int
 reward_text(struct trainer *tr, const cJSON *j, const char *tokens, const char *text, struct sal_ids *out)
 {
-	int pick[64], n = 0, rc;
-	bool neg[64];
-	const char *s;
-	char *ask;
+	struct sal_under u;
 
 	if (sal_json_has(j, tokens))
-		return sal_json_ids(j, tokens, tr->m->cfg.vocab_size, out);
-	if ((s = sal_json_str(j, text)) == NULL)
-		return -1;
+		return sal_json_ids(j, tokens, tr->r.m->cfg.vocab_size, out);
 	/* read when the first text asks for them: records of tokens need none */
-	if ((tr->principles == NULL && (tr->principles = sal_principles_open(tr->t->principles)) == NULL) ||
-	    (tr->template == NULL && (tr->template = sal_prompt_read(tr->t->template)) == NULL))
+	if (sal_reader_prompts(&tr->r, tr->t->principles, tr->t->template) != 0 || sal_reader_under(&tr->r, j, &u) < 0)
 		return -1;
-	const cJSON *p = cJSON_GetObjectItemCaseSensitive(j, "principles"), *e;
-	if (p && !cJSON_IsArray(p))
-		return sal_err("\"principles\" is not an array");
-	cJSON_ArrayForEach(e, p)
-	{
-		const char *d = sal_json_str(e, "dimension");
-		if (d == NULL)
-			return -1;
-		if (n == 64)
-			return sal_err("more than 64 principles");
-		if ((pick[n] = sal_principles_find(tr->principles, d)) < 0)
-			return sal_err("principle '%s' is not in the collection", d);
-		neg[n] = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(e, "negated"));
-		n++;
-	}
-	if ((ask = sal_chat_instruction(j)) == NULL)
-		return -1;
-	struct sal_reward_limits lim = tr->t->limits;
-	if (lim.total > tr->m->cfg.max_positions)
-		lim.total = tr->m->cfg.max_positions;
-	rc = sal_reward_ids(tr->tk, tr->template, ask, s, tr->principles, pick, neg, n, lim, out);
-	free(ask);
-	return rc;
+	return sal_reader_reward(&tr->r, j, text, &u, tr->t->limits, out);
 }
 
 static int
@@ -163,8 +129,8 @@ make_example(struct trainer *tr, const struct sal_record *r, struct example *x)
 		rc = reward_text(tr, j, "chosen_tokens", "chosen", &x->ids[0]) != 0 ||
 		        reward_text(tr, j, "rejected_tokens", "rejected", &x->ids[1]) != 0 ? -1 : 0;
 	for (int i = 0; rc == 0 && i < k; i++) {
-		if (x->ids[i].n > tr->m->cfg.max_positions)
-			rc = sal_err("%d tokens are more than the context of %d", x->ids[i].n, tr->m->cfg.max_positions);
+		if (x->ids[i].n > tr->r.m->cfg.max_positions)
+			rc = sal_err("%d tokens are more than the context of %d", x->ids[i].n, tr->r.m->cfg.max_positions);
 		else if (x->ids[i].n < 1 || (tr->t->loss != SAL_LOSS_REWARD && x->ids[i].n <= x->from[i] && tr->t->loss == SAL_LOSS_SFT))
 			rc = sal_err("no tokens to train on");
 		else if (x->ids[i].n > tr->longest)
@@ -219,16 +185,6 @@ log_sigmoid(double z)
 	return z > 0 ? -log1p(exp(-z)) : z - log1p(exp(z));
 }
 
-static double
-sum(const float *x, int n)
-{
-	double s = 0;
-
-	for (int i = 0; i < n; i++)
-		s += x[i];
-	return s;
-}
-
 static void
 sft_loss(void *ctx, struct sal_seq *s, int n)
 {
@@ -236,7 +192,7 @@ sft_loss(void *ctx, struct sal_seq *s, int n)
 
 	for (int i = 0; i < n; i++) {
 		int k = s[i].n - s[i].from;
-		tr->loss[s[i].record] = -sum(s[i].out, k);
+		tr->loss[s[i].record] = -sal_sum(s[i].out, k);
 		for (int t = 0; t < k; t++)
 			s[i].grad[t] = (float)(-1.0 / tr->n_tokens);
 	}
@@ -250,7 +206,7 @@ dpo_loss(void *ctx, struct sal_seq *s, int n)
 	for (int i = 0; i + 1 < n; i += 2) {
 		const struct example *x = &tr->ex[tr->order[tr->at + s[i].record]];
 		int kc = s[i].n - s[i].from, kr = s[i + 1].n - s[i + 1].from;
-		double z = tr->t->beta * ((sum(s[i].out, kc) - x->ref[0]) - (sum(s[i + 1].out, kr) - x->ref[1]));
+		double z = tr->t->beta * ((sal_sum(s[i].out, kc) - x->ref[0]) - (sal_sum(s[i + 1].out, kr) - x->ref[1]));
 		double g = x->same ? 0 : -tr->t->beta * exp(log_sigmoid(-z)) / tr->n_batch; /* dloss/dlogprob of chosen */
 		tr->loss[s[i].record] = -log_sigmoid(z);
 		tr->lead[s[i].record] = z;
@@ -318,9 +274,9 @@ reference_logprobs(struct trainer *tr)
 	for (int i = 0; order && i < tr->n_ex; i++)
 		order[i] = i;
 	if (order && (s = sequences(tr, order, tr->n_ex, &block, &n)) != NULL &&
-	    (rc = sal_eval(tr->e, tr->a, s, n, SAL_EVAL_LOGPROB, 1.0f)) == 0)
+	    (rc = sal_eval(tr->e, tr->r.a, s, n, SAL_EVAL_LOGPROB, 1.0f)) == 0)
 		for (int i = 0; i < n; i++)
-			tr->ex[i / 2].ref[i % 2] = sum(s[i].out, s[i].n - s[i].from);
+			tr->ex[i / 2].ref[i % 2] = sal_sum(s[i].out, s[i].n - s[i].from);
 	free(order);
 	free(block);
 	free(s);
@@ -339,10 +295,10 @@ save(struct trainer *tr, const char *dir, long step, bool moments)
 	if (tmp == NULL)
 		return -1;
 	sal_buf_printf(&b, "{\"step\":%ld,\"records\":%d,\"batch\":%d,\"epochs\":%d,\"seed\":\"%llu\",\"sal_cpu\":\"%s\",\"version\":\"%s\"}\n", step,
-	    tr->n_ex, tr->t->c.batch, tr->t->epochs, (unsigned long long)tr->t->c.seed, sal_dev_isa(tr->m->dev), SAL_VERSION);
+	    tr->n_ex, tr->t->c.batch, tr->t->epochs, (unsigned long long)tr->t->c.seed, sal_dev_isa(tr->r.m->dev), SAL_VERSION);
 	path = sal_path_join(tmp, "state.json");
-	if (path && !b.failed && sal_adapter_save(tr->a, tmp, tr->t->loss == SAL_LOSS_REWARD, !moments && tr->t->save_dtype == 1) == 0 &&
-	    (!moments || sal_adapter_save_moments(tr->a, tmp) == 0) && sal_write_file(path, b.data, b.len) == 0)
+	if (path && !b.failed && sal_adapter_save(tr->r.a, tmp, tr->t->loss == SAL_LOSS_REWARD, !moments && tr->t->save_dtype == 1) == 0 &&
+	    (!moments || sal_adapter_save_moments(tr->r.a, tmp) == 0) && sal_write_file(path, b.data, b.len) == 0)
 		rc = sal_dir_commit(tmp, dir);
 	else
 		sal_dir_abort(tmp);
@@ -368,23 +324,23 @@ update(struct trainer *tr, const int *order, int at, int n, long step, long tota
 	tr->n_tokens = 0;
 	for (int i = 0; i < n_seqs; i++)
 		tr->n_tokens += t->loss == SAL_LOSS_REWARD ? s[i].n : s[i].n - s[i].from;
-	if (sal_eval_grad(tr->e, tr->a, s, n_seqs, t->loss == SAL_LOSS_REWARD ? SAL_EVAL_REWARD : SAL_EVAL_LOGPROB, 1.0f,
+	if (sal_eval_grad(tr->e, tr->r.a, s, n_seqs, t->loss == SAL_LOSS_REWARD ? SAL_EVAL_REWARD : SAL_EVAL_LOGPROB, 1.0f,
 	        loss[t->loss], tr) != 0)
 		goto out;
-	sal_adapter_grad_end(tr->a, n);
-	double norm = sqrt(sal_adapter_sumsq(tr->a)), value = sal_tree_sum(tr->loss, n) / (t->loss == SAL_LOSS_SFT ? tr->n_tokens : n);
+	sal_adapter_grad_end(tr->r.a, n);
+	double norm = sqrt(sal_adapter_sumsq(tr->r.a)), value = sal_tree_sum(tr->loss, n) / (t->loss == SAL_LOSS_SFT ? tr->n_tokens : n);
 	if (!isfinite(norm) || !isfinite(value)) {
 		sal_err("update %ld: the %s is not finite", step + 1, isfinite(value) ? "gradient" : "loss");
 		goto out;
 	}
-	if (step == 0 && t->save_gradients && sal_adapter_save_gradients(tr->a, t->save_gradients) != 0)
+	if (step == 0 && t->save_gradients && sal_adapter_save_gradients(tr->r.a, t->save_gradients) != 0)
 		goto out;
 	long warm = t->warmup_steps >= 0 ? t->warmup_steps : (long)ceil(t->warmup_ratio * (double)total);
 	double clip = t->max_grad_norm / (norm + 1e-6), lr = sal_schedule(t->schedule, t->learning_rate, step, warm, total);
 	struct sal_adam adam = { lr, 0.9, 0.999, 1e-8, t->weight_decay };
-	sal_adapter_update(tr->a, &adam, clip < 1 ? clip : 1, step + 1);
-	if (sal_dev_sync(tr->m->dev) != 0) {
-		sal_err("%s", sal_dev_error(tr->m->dev));
+	sal_adapter_update(tr->r.a, &adam, clip < 1 ? clip : 1, step + 1);
+	if (sal_dev_sync(tr->r.m->dev) != 0) {
+		sal_err("%s", sal_dev_error(tr->r.m->dev));
 		goto out;
 	}
 	double lo = INFINITY, hi = -INFINITY, mean = 0;
@@ -423,13 +379,13 @@ resume(struct trainer *tr, const char *dir)
 
 	if (j && sal_json_int(j, "step", 1, INT64_C(1) << 50, &step) == 0 && sal_json_int(j, "records", 1, INT32_MAX, &records) == 0 &&
 	    sal_json_int(j, "batch", 1, INT32_MAX, &batch) == 0 && records == tr->n_ex && batch == tr->t->c.batch) {
-		struct sal_adapter *a = sal_adapter_open(tr->m, dir, tr->t->loss == SAL_LOSS_REWARD);
+		struct sal_adapter *a = sal_adapter_open(tr->r.m, dir, tr->t->loss == SAL_LOSS_REWARD);
 		if (a == NULL || sal_adapter_train(a, tr->t->c.batch) != 0 || sal_adapter_load_moments(a, dir) != 0) {
 			sal_adapter_close(a);
 			step = -1;
 		} else {
-			sal_adapter_close(tr->a);
-			tr->a = a;
+			sal_adapter_close(tr->r.a);
+			tr->r.a = a;
 		}
 	} else if (j) {
 		sal_err("%s: a saved run with other records or options", dir);
@@ -456,6 +412,7 @@ loop(struct trainer *tr, FILE *out, struct sal_counts *count)
 		rc = sal_err("out of memory");
 	if (rc == 0 && t->save_every && (done = resume(tr, partial.data)) < 0)
 		rc = -1;
+	count->total = total - done;
 	for (int e = 0; rc == 0 && e < t->epochs; e++) {
 		char id[32];
 		snprintf(id, sizeof id, "epoch-%d", e);
@@ -469,6 +426,8 @@ loop(struct trainer *tr, FILE *out, struct sal_counts *count)
 				continue;
 			rc = update(tr, order, at, n, step, total, out);
 			count->tokens += (long)tr->n_tokens;
+			count->done++;
+			sal_progress(&t->c, count);
 			if (rc == 0 && t->save_every && (step + 1) % t->save_every == 0 && step + 1 < total)
 				rc = save(tr, partial.data, step + 1, true);
 		}
@@ -484,34 +443,52 @@ loop(struct trainer *tr, FILE *out, struct sal_counts *count)
 	return rc;
 }
 
+static int
+open_all(struct trainer *tr)
+{
+	const struct sal_train *t = tr->t;
+	bool reward = t->loss == SAL_LOSS_REWARD;
+	unsigned targets;
+
+	if (sal_targets_parse(t->lora_targets, &targets) != 0 || sal_reader_open(&tr->r, &t->c, !reward, t->format) != 0 ||
+	    sal_reader_model(&tr->r, SAL_MODEL_TRAIN | (reward ? 0 : SAL_MODEL_HEAD_GRAD), reward) != 0)
+		return -1;
+	if (tr->r.a == NULL)
+		tr->r.a = sal_adapter_new(tr->r.m, t->lora_r, t->lora_alpha, targets, reward, t->c.seed);
+	return tr->r.a ? 0 : -1;
+}
+
+static int
+plan(void *ctx, struct sal_buf *out)
+{
+	static const char *const loss[] = { "cross-entropy", "DPO", "pairwise" }, *const schedule[] = { "cosine", "linear", "constant" };
+	struct trainer *tr = ctx;
+	const struct sal_train *t = tr->t;
+
+	if (t->loss == SAL_LOSS_REWARD && sal_reader_prompts(&tr->r, t->principles, t->template) != 0)
+		return -1;
+	sal_reader_plan(&tr->r, out);
+	sal_buf_printf(out, "%s loss, updates of %d records, as many as the records of %d epoch%s give, learning rate %g %s\n", loss[t->loss], t->c.batch,
+	    t->epochs, t->epochs == 1 ? "" : "s", t->learning_rate, schedule[t->schedule]);
+	sal_buf_printf(out, "writes %s\n", t->output);
+	return 0;
+}
+
 int
 sal_train_run(const struct sal_train *t, FILE *in, FILE *out, struct sal_counts *n, char isa[16])
 {
 	struct trainer tr = { .t = t };
-	bool reward = t->loss == SAL_LOSS_REWARD;
-	unsigned targets;
-	int rc = -1;
+	int rc = open_all(&tr);
 
-	if (sal_targets_parse(t->lora_targets, &targets) != 0 ||
-	    (tr.m = sal_model_open(t->c.model, &t->c, SAL_MODEL_TRAIN | (reward ? 0 : SAL_MODEL_HEAD_GRAD))) == NULL ||
-	    (tr.tk = sal_tokenizer_open(t->c.model)) == NULL ||
-	    (!reward && (tr.chat = sal_chat_open(t->format, tr.tk, NULL)) == NULL))
-		goto out;
-	snprintf(isa, 16, "%s", sal_dev_isa(tr.m->dev));
-	tr.a = t->c.adapter ? sal_adapter_open(tr.m, t->c.adapter, reward)
-	                    : sal_adapter_new(tr.m, t->lora_r, t->lora_alpha, targets, reward, t->c.seed);
-	if (tr.a == NULL || read_examples(&tr, in, n) != 0)
-		goto out;
-	if (t->c.dry_run) {
-		rc = 0;
-		goto out;
+	if (tr.r.m)
+		snprintf(isa, 16, "%s", sal_dev_isa(tr.r.m->dev));
+	if (rc == 0 && t->c.dry_run)
+		rc = sal_dry_run(&t->c, plan, &tr);
+	else if (rc == 0 && (rc = read_examples(&tr, in, n)) == 0 &&
+	    (rc = sal_adapter_train(tr.r.a, t->c.batch < tr.n_ex ? t->c.batch : tr.n_ex)) == 0) {
+		tr.e = sal_eval_engine(tr.r.m, true, tr.longest * (t->loss == SAL_LOSS_SFT ? 1 : 2), t->micro_batch, tr.r.a->r);
+		rc = tr.e && (t->loss != SAL_LOSS_DPO || reference_logprobs(&tr) == 0) ? loop(&tr, out, n) : -1;
 	}
-	if (sal_adapter_train(tr.a, t->c.batch < tr.n_ex ? t->c.batch : tr.n_ex) != 0 ||
-	    (tr.e = sal_eval_engine(tr.m, true, tr.longest * (t->loss == SAL_LOSS_SFT ? 1 : 2), t->micro_batch, tr.a->r)) == NULL ||
-	    (t->loss == SAL_LOSS_DPO && reference_logprobs(&tr) != 0))
-		goto out;
-	rc = loop(&tr, out, n);
-out:
 	for (int i = 0; i < tr.n_ex; i++) {
 		free(tr.ex[i].ids[0].id);
 		free(tr.ex[i].ids[1].id);
@@ -519,12 +496,7 @@ out:
 	free(tr.ex);
 	free(tr.loss);
 	free(tr.lead);
-	free(tr.template);
 	sal_engine_free(tr.e);
-	sal_adapter_close(tr.a);
-	sal_principles_close(tr.principles);
-	sal_chat_close(tr.chat);
-	sal_tokenizer_close(tr.tk);
-	sal_model_close(tr.m);
+	sal_reader_close(&tr.r);
 	return rc;
 }

@@ -2,7 +2,6 @@
 /* train.h - the loop of sal-sft and sal-rmtrain: records to updates, one log line each, a PEFT folder at the end. */
 #ifndef SAL_TRAIN_H
 #define SAL_TRAIN_H
-#include "lib/eval.h"
 #include "lib/filter.h"
 #include "lib/prompt.h"
 

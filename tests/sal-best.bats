@@ -8,3 +8,17 @@ scored() { printf '{"id":"a","prompt":"p","response":"x","reward":1}\n{"id":"a",
 @test "pairs of best and worst" {
 	scored | sal-best -q --pairs | jq -e '.chosen == "y" and .rejected == "x"'
 }
+@test "progress: a line that overwrites itself on a terminal; none with -q, in a log, or where the records go to the terminal" {
+	command -v script > /dev/null || skip "no script(1)"
+	echo 'for i in 1 2 3 4; do echo "{\"id\":\"r$i\",\"reward\":1}"; sleep 0.4; done' > "$T/slow"
+	on_terminal() { script -qec "bash $T/slow | $1" "$T/log" < /dev/null > /dev/null; }
+	shown() { grep -c $'\rsal-best: 3 records, 1 s\033\\[K\r' "$T/log"; }
+	on_terminal "sal-best > $T/o"
+	[ "$(shown)" -eq 1 ]
+	[ "$(wc -l < "$T/o")" -eq 4 ]
+	for c in "sal-best -q > $T/o" "sal-best" "sal-best > $T/o 2> $T/err"; do
+		on_terminal "$c"
+		[ "$(shown)" -eq 0 ]
+	done
+	[ "$(wc -l < "$T/err")" -eq 1 ]
+}

@@ -45,3 +45,19 @@ gen() { sal-generate -q -m "$M" --max-tokens 12 --seed 3 "$@"; }
 	done
 	echo "$both" | gen --tokens | jq -e '.prompt_tokens == [1, 2]'
 }
+@test "--dry-run: weights, adapter, chat format and principles as they would be used" {
+	echo '{"prompt_tokens":[1],"response_tokens":[2]}' | sal-sft -q -m "$M" -o "$T/a" --lora-r 4 > /dev/null
+	gen() { sal-generate -m "$M" -a "$T/a" -p demo --sign - -n 3 -j 2 --dry-run "$@" 2> "$T/err"; }
+	gen
+	for s in "$M: llama of 2 layers, context 256, .* MiB of weights as bf16, 2 threads, SAL_CPU=" "adapter $T/a: rank 4, [0-9]* parameters$" \
+		"chat format chatml" "[0-9]* principles of .*demo" "3 samples a prompt of at most 512 tokens" "its negation"; do
+		grep -q "plan: .*$s" "$T/err"
+	done
+	n=$(jq 'reduce (to_entries[] | select(.key != "__metadata__") | .value.shape) as [$a, $b] (0; . + $a * $b)' <(
+		f=$T/a/adapter_model.safetensors; tail -c +9 "$f" | head -c "$(od -An -tu8 -N8 "$f")"))
+	grep -q "rank 4, $n parameters" "$T/err"
+	for o in "--format none-such" "-p none-such"; do
+		run gen $o
+		refused 1
+	done
+}

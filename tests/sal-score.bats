@@ -52,3 +52,12 @@ load helper
 	refused 1
 	grep -q 'stdin:1' "$T/err"
 }
+@test "text in dromedary's format is the sequence that sal-generate samples from" {
+	cp -R "$M" "$T/m"
+	jq '.max_position_embeddings = 2048' "$M/config.json" > "$T/m/config.json"
+	r='{"id":"a","prompt":"hi","response":"hello"}'
+	ids=$(echo '{"text":"hello"}' | sal-tokenize -q -m "$T/m" | jq -c .tokens)
+	echo "$r" | sal-generate -q -m "$T/m" --format dromedary --tokens --max-tokens 1 | jq -c --argjson ids "$ids" '.response_tokens = $ids' > "$T/tokens"
+	score() { sal-score -q -m "$T/m" --format dromedary --logprobs | jq -c .logprobs; }
+	[ "$(echo "$r" | score)" = "$(score < "$T/tokens")" ]
+}

@@ -83,6 +83,18 @@ run(void *ctx, struct sal_group **g, int n)
 	return rc;
 }
 
+static int
+plan(void *ctx, struct sal_buf *out)
+{
+	const struct best *b = ctx;
+
+	if (b->pairs)
+		sal_buf_printf(out, "a preference of each id: its best sample against its worst\n");
+	else
+		sal_buf_printf(out, "the best %d of each id\n", b->n);
+	return 0;
+}
+
 int
 main(int argc, char *argv[])
 {
@@ -95,7 +107,7 @@ main(int argc, char *argv[])
 		SAL_OPT_QUIET(b.c),
 		SAL_OPT_END
 	};
-	const struct sal_filter f = { .ctx = &b, .by_id = true, .window = 1, .prepare = prepare, .run = run };
+	const struct sal_filter f = { .ctx = &b, .by_id = true, .window = 1, .prepare = prepare, .run = run, .plan = plan };
 	struct sal_counts n = { 0 };
 	int status = EXIT_FAILURE;
 
@@ -104,7 +116,7 @@ main(int argc, char *argv[])
 	if (b.pairs && b.n != 1)
 		sal_opts_fail("--pairs and -n exclude each other");
 
-	if (!b.c.dry_run && sal_filter_run(&f, &b.c, stdin, stdout, &n) != 0) {
+	if (sal_filter_run(&f, &b.c, stdin, stdout, &n) != 0) {
 		sal_warn("%s", sal_errmsg());
 		goto out;
 	}

@@ -43,7 +43,7 @@ main(int argc, char *argv[])
 		goto out;
 	}
 	struct sal_filter f = sal_generate_filter(m, &n);
-	if (!g.c.dry_run && sal_filter_run(&f, &g.c, stdin, stdout, &n) != 0) {
+	if (sal_filter_run(&f, &g.c, stdin, stdout, &n) != 0) {
 		sal_warn("%s", sal_errmsg());
 		goto out;
 	}

@@ -78,9 +78,7 @@ main(int argc, char *argv[])
 		status = EXIT_SUCCESS;
 	else
 		sal_warn("%s", sal_errmsg());
-	if (status == EXIT_SUCCESS && s.c.dry_run)
-		sal_warn("would write step %ld of %d records to %s", told.step, told.records, s.output);
-	else if (status == EXIT_SUCCESS && !s.init && !s.c.quiet)
+	if (status == EXIT_SUCCESS && !s.init && !s.c.quiet && !s.c.dry_run)
 		sal_warn("step %ld: log-probabilities of %d records taken, of %d recomputed", told.step, told.taken, told.recomputed);
 	return sal_finish(status, &s.c, &n, told.isa[0] ? told.isa : NULL);
 }

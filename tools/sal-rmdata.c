@@ -9,7 +9,7 @@ report(const struct sal_prefer *p, const struct sal_common *c)
 {
 	struct sal_buf b = { 0 };
 
-	if (c->quiet || c->dry_run)
+	if (c->quiet)
 		return;
 	sal_prefer_report(p, &b);
 	if (!b.failed)
@@ -52,12 +52,14 @@ main(int argc, char *argv[])
 		sal_warn("%s", sal_errmsg());
 		goto out;
 	}
-	if (!f.c.dry_run && (sal_read_checked(&f.c, stdin, sal_prefer_check, p, &r, &n_records, &n) != 0 ||
-	        sal_prefer_run(p, r, n_records, stdout, &n) != 0)) {
+	if (f.c.dry_run ? sal_dry_run(&f.c, sal_prefer_plan, p) != 0
+	                : sal_read_checked(&f.c, stdin, sal_prefer_check, p, &r, &n_records, &n) != 0 ||
+	                      sal_prefer_run(p, r, n_records, stdout, &n) != 0) {
 		sal_warn("%s", sal_errmsg());
 		goto out;
 	}
-	report(p, &f.c);
+	if (!f.c.dry_run)
+		report(p, &f.c);
 	status = EXIT_SUCCESS;
 
 out:

@@ -46,7 +46,7 @@ main(int argc, char *argv[])
 		goto out;
 	}
 	struct sal_filter f = sal_score_filter(m, &n);
-	if (!s.c.dry_run && sal_filter_run(&f, &s.c, stdin, stdout, &n) != 0) {
+	if (sal_filter_run(&f, &s.c, stdin, stdout, &n) != 0) {
 		sal_warn("%s", sal_errmsg());
 		goto out;
 	}

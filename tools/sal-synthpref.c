@@ -36,7 +36,7 @@ main(int argc, char *argv[])
 		goto out;
 	}
 	struct sal_filter f = sal_judge_filter(m, &n);
-	if (!j.c.dry_run && sal_filter_run(&f, &j.c, stdin, stdout, &n) != 0) {
+	if (sal_filter_run(&f, &j.c, stdin, stdout, &n) != 0) {
 		sal_warn("%s", sal_errmsg());
 		goto out;
 	}

@@ -38,11 +38,12 @@ struct sal_common {
 };
 #define SAL_OPT_MODEL(c) { 'm', "model", SAL_OPT_STR, &(c).model, 0, 0, "PATH", "model: a Hugging Face folder or a .gguf file (required)" }
 #define SAL_OPT_ADAPTER(c) { 'a', "adapter", SAL_OPT_STR, &(c).adapter, 0, 0, "DIR", "PEFT adapter to apply" }
+#define SAL_OPT_THREADS(c) { 'j', "threads", SAL_OPT_INT, &(c).threads, 0, 4096, "N", "threads, 0 for one per core [0]" }
 #define SAL_OPT_COMPUTE(c) \
 	{ 'd', "device", SAL_OPT_STR, &(c).device, 0, 0, "NAME", "cpu or cuda[:N] [cpu]" }, \
 	{ 0, "dtype", SAL_OPT_CHOICE, &(c).dtype, 0, 0, "bf16|f32", "compute type [bf16]" }, \
 	{ 0, "quantize", SAL_OPT_CHOICE, &(c).quantize, 0, 0, "none", "type of the base weights in memory: none, that of --dtype [none]" }, \
-	{ 'j', "threads", SAL_OPT_INT, &(c).threads, 0, 4096, "N", "threads, 0 for one per core [0]" }
+	SAL_OPT_THREADS(c)
 #define SAL_OPT_BATCH(c, text) { 'b', "batch", SAL_OPT_INT, &(c).batch, 1, 65536, "N", text }
 #define SAL_OPT_SEED(c) { 0, "seed", SAL_OPT_U64, &(c).seed, 0, 0, "N", "seed of every random draw [0]" }
 #define SAL_OPT_STREAM(c) \

@@ -82,6 +82,21 @@ said() { # STATUS TEXT: the command before ended so, with one line on stderr tha
 	}
 	every "filter whole train" each
 }
+@test "--dry-run reads nothing and writes nothing but its plan, of which -q leaves nothing" {
+	each() {
+		# a folder, which cannot be read, and a model that is not there
+		${cmd% -q} --dry-run < . > "$T/o" 2> "$T/err"
+		[ ! -s "$T/o" ] && [ ! -e "$out" ]
+		grep -q "^$tool: plan: " "$T/err"
+		[ "$(grep -vc "^$tool: plan: " "$T/err")" -eq 0 ]
+		[[ "$cmd" != *-m* ]] || grep -q "$M" "$T/err"
+		[ -z "$($cmd --dry-run < . 2>&1)" ]
+		[[ "$cmd" == *-m* ]] || return 0
+		run bash -c "${cmd/-m $M/-m $T/none} --dry-run 2> '$T/err' < ."
+		said 1 "$T/none"
+	}
+	every "filter whole train" each
+}
 @test "order and unknown fields are kept, letter for letter" {
 	each() {
 		good="${good%?},\"keep\":{\"n\":1.50,\"u\":\"\\u00e9\"}}"

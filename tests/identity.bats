@@ -52,6 +52,20 @@ filter() { # COMMAND...: one output
 @test "sal-synthpref, contrast: any batch, threads and split" {
 	filter sal-synthpref -m "$M" -p ./p.json --min-chars 0 --judge contrast
 }
+@test "sal-tokenize: any threads and split, refused records too" {
+	cd "$BATS_FILE_TMPDIR"
+	jq -c '.text = .response' in > text
+	for j in 1 2 5; do sal-tokenize -q -m "$M" -j $j < text > "$T/$j"; done
+	[ "$(wc -l < "$T/1")" -eq 18 ]
+	cmp "$T/1" "$T/2"
+	cmp "$T/1" "$T/5"
+	cmp "$T/1" <(split -n l/3 --filter="sal-tokenize -q -m $M" text)
+	for j in 1 3; do
+		sed '3s/"text"/"test"/; 7s/.*/x/' text | sal-tokenize -q -m "$M" -j $j --skip-bad --reject "$T/bad$j" > "$T/good$j"
+		cmp <(sed '3d; 7d' "$T/1") "$T/good$j"
+	done
+	cmp "$T/bad1" "$T/bad3"
+}
 
 training() { # RECORDS COMMAND...: one log, one folder, one file of rollouts; and not nothing
 	in=$1

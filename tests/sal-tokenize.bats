@@ -14,3 +14,7 @@ load helper
 @test "a long word takes no long time" {
 	python3 -c 'print("{\"text\":\"" + "a" * 300000 + "\"}")' | timeout 20 sal-tokenize -q -m "$M" | jq -e '.tokens | length == 300000'
 }
+@test "--dry-run tells the vocabulary" {
+	sal-tokenize -m "$M" --dry-run 2> "$T/err"
+	grep -q 'plan: text to tokens, a vocabulary of 271 tokens' "$T/err"
+}

@@ -3,6 +3,7 @@
 #include "lib/filter.h"
 #include "lib/tokenizer.h"
 
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -56,13 +57,9 @@ decode(const struct config *cfg, const cJSON *rec, cJSON *add, struct sal_ids *i
 	return rc;
 }
 
-/* All the work: a text that cannot be encoded is a bad record. */
 static int
-prepare(void *ctx, struct sal_group *g)
+convert(const struct config *cfg, struct sal_record *r, struct sal_ids *ids)
 {
-	const struct config *cfg = ctx;
-	struct sal_record *r = g->rec[0];
-	struct sal_ids ids = { 0 };
 	cJSON *add = cJSON_CreateObject();
 	const char *text = NULL;
 	int rc = -1;
@@ -70,22 +67,43 @@ prepare(void *ctx, struct sal_group *g)
 	if (!add)
 		return sal_err("out of memory");
 	if (cfg->decode)
-		rc = decode(cfg, r->json, add, &ids);
+		rc = decode(cfg, r->json, add, ids);
 	else if ((text = sal_json_str(r->json, "text")) != NULL)
-		rc = encode(cfg, text, add, &ids);
-	if (rc == 0 && (rc = sal_record_emit(r, add, NULL)) == 0)
-		cfg->n->tokens += ids.n;
+		rc = encode(cfg, text, add, ids);
+	if (rc == 0)
+		rc = sal_record_emit(r, add, NULL);
 	cJSON_Delete(add);
-	free(ids.id);
 	return rc;
 }
 
+/* A text that cannot be converted is a bad record. */
 static int
 run(void *ctx, struct sal_group **g, int n)
 {
-	(void)ctx;
-	(void)g;
-	(void)n;
+	const struct config *cfg = ctx;
+	bool failed = false;
+	long tokens = 0;
+
+#pragma omp parallel for schedule(dynamic) num_threads(cfg->c.threads ? cfg->c.threads : omp_get_num_procs()) reduction(+ : tokens) reduction(|| : failed)
+	for (int i = 0; i < n; i++) {
+		struct sal_ids ids = { 0 };
+		if (convert(cfg, g[i]->rec[0], &ids) != 0)
+			failed = (g[i]->bad = strdup(sal_errmsg())) == NULL || failed;
+		else
+			tokens += ids.n;
+		free(ids.id);
+	}
+	cfg->n->tokens += tokens;
+	return failed ? sal_err("out of memory") : 0;
+}
+
+static int
+plan(void *ctx, struct sal_buf *out)
+{
+	const struct config *cfg = ctx;
+
+	sal_buf_printf(out, "%s, a vocabulary of %d tokens in %s\n", cfg->decode ? "tokens to text" : cfg->plain ? "plain text to tokens" : "text to tokens",
+	    sal_tokenizer_vocab(cfg->tk), cfg->c.model);
 	return 0;
 }
 
@@ -98,11 +116,13 @@ main(int argc, char *argv[])
 		SAL_OPT_MODEL(cfg.c),
 		{ 0, "decode", SAL_OPT_FLAG, &cfg.decode, 0, 0, 0, "tokens to text" },
 		{ 0, "plain", SAL_OPT_FLAG, &cfg.plain, 0, 0, 0, "read control tokens that a text spells as text" },
+		SAL_OPT_THREADS(cfg.c),
 		SAL_OPT_STREAM(cfg.c),
+		SAL_OPT_DRY(cfg.c),
 		SAL_OPT_QUIET(cfg.c),
 		SAL_OPT_END
 	};
-	const struct sal_filter f = { .ctx = &cfg, .window = 64, .prepare = prepare, .run = run };
+	const struct sal_filter f = { .ctx = &cfg, .window = 256, .run = run, .plan = plan };
 	int status = EXIT_FAILURE;
 
 	sal_opts_parse(argc, argv, opts, "sal-tokenize -m PATH [options] < records > records", "Turn text into token ids, or back.");

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* filter.c - the loop of every record tool, bad records set aside, and the last line on stderr. */
-#define _GNU_SOURCE /* program_invocation_short_name */
 #include "lib/filter.h"
 
 #include <errno.h>
@@ -11,8 +10,6 @@
 
 #define PROGRESS_TTY 1.0
 #define PROGRESS_PLAIN 30.0
-
-static bool progress_shown; /* a progress line is on the terminal */
 
 /* ---- bad records ---- */
 
@@ -341,8 +338,6 @@ int sal_finish(int status, const struct sal_common *c, const struct sal_counts *
 	bool failed = ferror(stdout) != 0;
 	struct sal_buf b = { 0 };
 
-	if (progress_shown)
-		fputs("\033[K", stderr);
 	errno = 0;
 	/* a stdout that was closed from the start is no error when there was nothing to write */
 	if ((fclose(stdout) != 0 && !(errno == EBADF && n->out == 0)) || failed) {
@@ -410,11 +405,9 @@ void sal_progress(const struct sal_common *c, const struct sal_counts *n)
 		sal_buf_printf(&b, ", %.0f tokens/s", (double)n->tokens / s);
 	if (n->done > 0 && n->total > 0)
 		sal_buf_printf(&b, ", %.0f s left", s / (double)n->done * (double)(n->total - n->done));
-	if (!b.failed && tty) { /* the cursor goes back, so that the next message overwrites this one */
-		fprintf(stderr, "\r%s: %s\033[K\r", program_invocation_short_name, b.data);
-		progress_shown = true;
-	} else if (!b.failed) {
+	if (!b.failed && tty)
+		sal_status(b.data);
+	else if (!b.failed)
 		sal_warn("%s", b.data);
-	}
 	sal_buf_free(&b);
 }

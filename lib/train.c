@@ -474,21 +474,35 @@ plan(void *ctx, struct sal_buf *out)
 	return 0;
 }
 
+static int
+run(struct trainer *tr, struct sal_counts *n)
+{
+	const struct sal_train *t = tr->t;
+
+	if (open_all(tr) != 0)
+		return -1;
+	if (t->c.dry_run)
+		return sal_dry_run(&t->c, plan, tr);
+	if (read_examples(tr, stdin, n) != 0 || sal_adapter_train(tr->r.a, t->c.batch < tr->n_ex ? t->c.batch : tr->n_ex) != 0)
+		return -1;
+	tr->e = sal_eval_engine(tr->r.m, true, tr->longest * (t->loss == SAL_LOSS_SFT ? 1 : 2), t->micro_batch, tr->r.a->r);
+	if (tr->e == NULL || (t->loss == SAL_LOSS_DPO && reference_logprobs(tr) != 0))
+		return -1;
+	return loop(tr, stdout, n);
+}
+
 int
-sal_train_run(const struct sal_train *t, FILE *in, FILE *out, struct sal_counts *n, char isa[16])
+sal_train_main(const struct sal_train *t)
 {
 	struct trainer tr = { .t = t };
-	int rc = open_all(&tr);
+	struct sal_counts n = { 0 };
+	int status = EXIT_SUCCESS;
 
-	if (tr.r.m)
-		snprintf(isa, 16, "%s", sal_dev_isa(tr.r.m->dev));
-	if (rc == 0 && t->c.dry_run)
-		rc = sal_dry_run(&t->c, plan, &tr);
-	else if (rc == 0 && (rc = read_examples(&tr, in, n)) == 0 &&
-	    (rc = sal_adapter_train(tr.r.a, t->c.batch < tr.n_ex ? t->c.batch : tr.n_ex)) == 0) {
-		tr.e = sal_eval_engine(tr.r.m, true, tr.longest * (t->loss == SAL_LOSS_SFT ? 1 : 2), t->micro_batch, tr.r.a->r);
-		rc = tr.e && (t->loss != SAL_LOSS_DPO || reference_logprobs(&tr) == 0) ? loop(&tr, out, n) : -1;
+	if (run(&tr, &n) != 0) {
+		sal_warn("%s", sal_errmsg());
+		status = EXIT_FAILURE;
 	}
+	status = sal_finish(status, &t->c, &n, tr.r.m ? sal_dev_isa(tr.r.m->dev) : NULL);
 	for (int i = 0; i < tr.n_ex; i++) {
 		free(tr.ex[i].ids[0].id);
 		free(tr.ex[i].ids[1].id);
@@ -498,5 +512,5 @@ sal_train_run(const struct sal_train *t, FILE *in, FILE *out, struct sal_counts 
 	free(tr.lead);
 	sal_engine_free(tr.e);
 	sal_reader_close(&tr.r);
-	return rc;
+	return status;
 }

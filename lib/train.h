@@ -48,6 +48,6 @@ struct sal_train sal_train_defaults(enum sal_loss loss);
 
 /* Learning rate of update s (from 0) of total: transformers' schedules, warm-up at (s+1)/warmup. schedule as above. */
 double sal_schedule(int schedule, double peak, long s, long warmup, long total);
-/* Read stdin, train, write the log to out and the folder. 0, or -1. */
-int sal_train_run(const struct sal_train *t, FILE *in, FILE *out, struct sal_counts *n, char isa[16]);
+/* Read stdin, train, write the log to stdout and the folder, with all that is told on stderr: the status to exit with. */
+int sal_train_main(const struct sal_train *t);
 #endif

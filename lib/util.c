@@ -61,6 +61,8 @@ int sal_err(const char *fmt, ...)
 	return -1;
 }
 
+static bool status_shown; /* a line of sal_status is on the terminal, the cursor at its start */
+
 void sal_warn(const char *fmt, ...)
 {
 	char text[4 * ERR_MAX];
@@ -72,7 +74,14 @@ void sal_warn(const char *fmt, ...)
 	if (n < 0)
 		return;
 	clean_line(text, (size_t)n >= sizeof text);
-	fprintf(stderr, "%s: %s\n", program_invocation_short_name, text);
+	fprintf(stderr, "%s%s: %s\n", status_shown ? "\033[K" : "", program_invocation_short_name, text);
+	status_shown = false;
+}
+
+void sal_status(const char *text)
+{
+	fprintf(stderr, "%s: %s\033[K\r", program_invocation_short_name, text);
+	status_shown = true;
 }
 
 bool sal_mul_ok(uint64_t a, uint64_t b, uint64_t *out)

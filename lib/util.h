@@ -18,6 +18,8 @@ const char *sal_errmsg(void);
 int sal_err(const char *fmt, ...) SAL_PRINTF(1, 2);
 /* tools/ only: "PROGRAM: message" as one line on stderr. */
 void sal_warn(const char *fmt, ...) SAL_PRINTF(1, 2);
+/* The same on a terminal, as a line that the next one overwrites. */
+void sal_status(const char *text);
 
 /* *out = a*b, a+b; false when it does not fit. */
 bool sal_mul_ok(uint64_t a, uint64_t b, uint64_t *out);

@@ -12,7 +12,7 @@ scored() { printf '{"id":"a","prompt":"p","response":"x","reward":1}\n{"id":"a",
 	command -v script > /dev/null || skip "no script(1)"
 	echo 'for i in 1 2 3 4; do echo "{\"id\":\"r$i\",\"reward\":1}"; sleep 0.4; done' > "$T/slow"
 	on_terminal() { script -qec "bash $T/slow | $1" "$T/log" < /dev/null > /dev/null; }
-	shown() { grep -c $'\rsal-best: 3 records, 1 s\033\\[K\r' "$T/log"; }
+	shown() { grep -c $'sal-best: 3 records, 1 s\033\\[K\r' "$T/log"; }
 	on_terminal "sal-best > $T/o"
 	[ "$(shown)" -eq 1 ]
 	[ "$(wc -l < "$T/o")" -eq 4 ]

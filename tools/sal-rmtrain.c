@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* sal-rmtrain - train a reward model (LoRA and a scalar head) on preferences.  See sal-rmtrain(1). */
 #include "lib/train.h"
-#include <stdlib.h>
 
 int
 main(int argc, char *argv[])
@@ -24,18 +23,10 @@ main(int argc, char *argv[])
 		SAL_OPT_QUIET(t.c),
 		SAL_OPT_END
 	};
-	struct sal_counts n = { 0 };
-	int status = EXIT_FAILURE;
-	char isa[16] = "";
 
 	sal_opts_parse(argc, argv, opts, "sal-rmtrain -m PATH -o DIR [options] < preferences > log",
 	    "Train a reward model that scores an answer under any principles: a LoRA adapter and a scalar head.");
 	if (!t.c.model || !t.output)
 		sal_opts_fail("-m and -o are required");
-
-	if (sal_train_run(&t, stdin, stdout, &n, isa) == 0)
-		status = EXIT_SUCCESS;
-	else
-		sal_warn("%s", sal_errmsg());
-	return sal_finish(status, &t.c, &n, isa[0] ? isa : NULL);
+	return sal_train_main(&t);
 }

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* sal-sft - fine-tune an adapter on answers, or on preferences with DPO.  See sal-sft(1). */
 #include "lib/train.h"
-#include <stdlib.h>
 
 int
 main(int argc, char *argv[])
@@ -23,18 +22,10 @@ main(int argc, char *argv[])
 		SAL_OPT_QUIET(t.c),
 		SAL_OPT_END
 	};
-	struct sal_counts n = { 0 };
-	int status = EXIT_FAILURE;
-	char isa[16] = "";
 
 	sal_opts_parse(argc, argv, opts, "sal-sft -m PATH -o DIR [options] < records > log",
 	    "Fine-tune a LoRA adapter on prompt/response records, or on preferences with --loss dpo.");
 	if (!t.c.model || !t.output)
 		sal_opts_fail("-m and -o are required");
-
-	if (sal_train_run(&t, stdin, stdout, &n, isa) == 0)
-		status = EXIT_SUCCESS;
-	else
-		sal_warn("%s", sal_errmsg());
-	return sal_finish(status, &t.c, &n, isa[0] ? isa : NULL);
+	return sal_train_main(&t);
 }

@@ -68,7 +68,7 @@ check-kernels: $(BUILD)/tests/check_kernels   ## every operation against plain l
 lint:                              ## layers, headers and warnings as errors
 	@tests/lint
 
-DEBS := gcc make pkg-config libcjson-dev libxxhash-dev libpcre2-dev libutf8proc-dev bats jq curl python3-pip
+DEBS := gcc make pkg-config libcjson-dev libxxhash-dev libpcre2-dev libutf8proc-dev bats jq mandoc python3-pip
 NEED  = pkg-config --exists $(PKGS) && command -v bats jq gcc >/dev/null
 deps:                              ## install what is missing (Debian, as root), or print the line to type
 	@$(NEED) 2>/dev/null || { if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -76,9 +76,13 @@ deps:                              ## install what is missing (Debian, as root),
 	  else echo "type: sudo apt-get install $(DEBS)"; exit 1; fi; }
 
 MODEL ?= models/SmolLM2-135M-Instruct.Q4_1.gguf
+demo: PIPELINE = salmon
 demo: deps                         ## the whole method on a real model; MODEL=PATH for your own
+learn: PIPELINE = learn
+learn: deps                        ## the same with a longer PPO
+demo learn:
 	@$(MAKE) --no-print-directory all
-	@$(MAKE) --no-print-directory -f pipelines/salmon.mk BIN=$(BUILD)/bin MODEL=$(MODEL) demo
+	@$(MAKE) --no-print-directory -f pipelines/$(PIPELINE).mk BIN=$(BUILD)/bin MODEL=$(MODEL) demo
 
 INTO = $(DESTDIR)$(PREFIX)
 install: all                       ## tools, pages, prompts and pipelines into PREFIX [/usr/local], below DESTDIR
@@ -90,6 +94,6 @@ install: all                       ## tools, pages, prompts and pipelines into P
 clean:                             ## remove build/ and its variants
 	rm -rf build build-*
 
-.PHONY: all help check check-unit check-kernels lint deps demo install clean
+.PHONY: all help check check-unit check-kernels lint deps demo learn install clean
 .SECONDARY:
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -50,7 +50,7 @@ struct sal_step
 sal_step_defaults(void)
 {
 	return (struct sal_step){
-		.p = sal_ppo_defaults(), .temperature = 0.7, .learning_rate = 2e-5, .max_grad_norm = 1, .warmup_steps = 5, .epochs = 2,
+		.lora_r = 64, .lora_alpha = 16, .lora_targets = "all", .p = sal_ppo_defaults(), .temperature = 0.7, .learning_rate = 2e-5, .max_grad_norm = 1, .warmup_steps = 5, .epochs = 2,
 		.minibatch = 288, .micro_batch = 1024,
 	};
 }
@@ -236,6 +236,18 @@ plan(void *ctx, struct sal_buf *out)
 
 /* ---- the first state ----------------------------------------------------- */
 
+/* The adapter of a folder, or a fresh one. */
+static struct sal_adapter *
+first(struct stepper *t, const char *dir, int head)
+{
+	const struct sal_step *s = t->s;
+	unsigned targets;
+
+	if (dir)
+		return sal_adapter_open(t->m, dir, head);
+	return sal_targets_parse(s->lora_targets, &targets) == 0 ? sal_adapter_new(t->m, s->lora_r, s->lora_alpha, targets, false, s->c.seed) : NULL;
+}
+
 int
 sal_step_init(const struct sal_step *s, struct sal_step_told *told)
 {
@@ -246,7 +258,7 @@ sal_step_init(const struct sal_step *s, struct sal_step_told *told)
 	if ((t.m = sal_model_open(s->c.model, &s->c, 0)) == NULL)
 		goto out;
 	snprintf(told->isa, sizeof told->isa, "%s", sal_dev_isa(t.m->dev));
-	if ((t.policy = sal_adapter_open(t.m, s->c.adapter, 0)) == NULL || (t.value = sal_adapter_open(t.m, from, s->value ? 1 : 0)) == NULL)
+	if ((t.policy = first(&t, s->c.adapter, 0)) == NULL || (t.value = first(&t, from, s->value ? 1 : 0)) == NULL)
 		goto out;
 	if (!s->value && sal_adapter_zero_head(t.value) != 0)
 		goto out;

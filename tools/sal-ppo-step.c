@@ -9,8 +9,6 @@ check_options(const struct sal_step *s)
 {
 	if (!s->c.model || !s->output)
 		sal_opts_fail("-m and -o are required");
-	if (s->init && !s->c.adapter)
-		sal_opts_fail("--init needs -a, the policy to start from");
 	if (s->value && s->value_from)
 		sal_opts_fail("--value and --value-from exclude each other");
 	if (!s->init && (s->c.adapter || s->value || s->value_from))
@@ -33,7 +31,10 @@ main(int argc, char *argv[])
 		{ 's', "state", SAL_OPT_STR, &s.state, 0, 0, "DIR", "state to start from (required but with --init)" },
 		{ 'o', "output", SAL_OPT_STR, &s.output, 0, 0, "DIR", "where the new state is written (required)" },
 		{ 0, "init", SAL_OPT_FLAG, &s.init, 0, 0, 0, "write a first state and stop; reads no records" },
-		{ 'a', "adapter", SAL_OPT_STR, &s.c.adapter, 0, 0, "DIR", "with --init: the policy" },
+		{ 'a', "adapter", SAL_OPT_STR, &s.c.adapter, 0, 0, "DIR", "with --init: the policy [a fresh LoRA]" },
+		{ 0, "lora-r", SAL_OPT_INT, &s.lora_r, 1, 4096, "N", "with --init: rank of a fresh LoRA [64]" },
+		{ 0, "lora-alpha", SAL_OPT_REAL, &s.lora_alpha, 1e-6, 1e6, "N", "its alpha: the scale is alpha / rank [16]" },
+		{ 0, "lora-targets", SAL_OPT_STR, &s.lora_targets, 0, 0, "LIST", "its projections, separated by commas [all]" },
 		{ 0, "value", SAL_OPT_STR, &s.value, 0, 0, "DIR", "with --init: the critic, with its head [policy's LoRA, zero head]" },
 		{ 0, "value-from", SAL_OPT_STR, &s.value_from, 0, 0, "DIR", "with --init: a critic of a reward adapter's LoRA and a zero head" },
 		{ 0, "rollouts", SAL_OPT_STR, &s.rollouts, 0, 0, "FILE", "write log-probabilities, values, KL, advantages and returns" },

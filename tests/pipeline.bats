@@ -1,0 +1,52 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: Apache-2.0
+# salmon.mk from prompts to the report on the tiny model, whole and killed on the way.
+load helper
+
+setup_file() {
+	export MAKEFLAGS=
+	cp -R "$BATS_TEST_DIRNAME/data/tiny" "$BATS_FILE_TMPDIR/model"
+	jq '.max_position_embeddings = 2048' "$BATS_TEST_DIRNAME/data/tiny/config.json" > "$BATS_FILE_TMPDIR/model/config.json"
+}
+salmon() { # WORK TARGET...
+	make --no-print-directory -f pipelines/smoke.mk BIN="$BIN" MODEL="$BATS_FILE_TMPDIR/model" WORK="$@"
+}
+whole() { [ -e "$BATS_FILE_TMPDIR/whole/report.txt" ] || salmon "$BATS_FILE_TMPDIR/whole" demo > "$BATS_FILE_TMPDIR/out" 2> "$BATS_FILE_TMPDIR/err"; }
+
+@test "salmon.mk: every stage runs, and the report tells of each" {
+	whole
+	for word in minutes "contrast judge" "accuracy, principle as given" "accuracy, principle negated" "length alone" correlation \
+		"step 1: reward" "step 2: reward" "log-probabilities taken 4, first update: KL 0, clipped 0" "reward before" "reward after" "KL an answer" before; do
+		grep -q -- "$word" "$BATS_FILE_TMPDIR/out"
+	done
+	! grep -i -E 'nan|null' "$BATS_FILE_TMPDIR/whole/report.txt"
+	[ "$(grep -c '^---' "$BATS_FILE_TMPDIR/out")" -eq 3 ]
+}
+@test "salmon.mk: nothing is made twice" {
+	whole
+	[ "$(salmon "$BATS_FILE_TMPDIR/whole" -n demo | grep -c 'sal-')" -eq 0 ]
+}
+@test "salmon.mk: killed anywhere and run again, the same bytes" {
+	whole
+	for at in held+.jsonl.tmp rm.jsonl given.jsonl.tmp state1 after.jsonl.tmp; do
+		setsid make --no-print-directory -f pipelines/smoke.mk BIN="$BIN" MODEL="$BATS_FILE_TMPDIR/model" WORK="$T/run" demo > "$T/out" 2>&1 3>&- &
+		for _ in $(seq 2000); do
+			[ -e "$T/run/$at" ] && break
+			sleep 0.01
+		done
+		kill -9 -- -$!
+		wait $! || true
+	done
+	salmon "$T/run" demo > "$T/out" 2>&1
+	rm -rf "$T"/run/.*.tmp
+	diff -r -x '*.log' -x '*.tmp' -x report.txt "$T/run" "$BATS_FILE_TMPDIR/whole"
+}
+@test "salmon.mk: a stage that fails leaves no target, and its one line is shown" {
+	run bash -c "make --no-print-directory -f pipelines/smoke.mk BIN='$BIN' MODEL='$T/absent.gguf' WORK='$T/w' P=nosuch demo 2>&1"
+	[ "$status" -ne 0 ]
+	touch "$T/absent.gguf"
+	run bash -c "make --no-print-directory -f pipelines/smoke.mk BIN='$BIN' MODEL='$T/absent.gguf' WORK='$T/w' demo 2>&1"
+	[ "$status" -ne 0 ]
+	[[ "$output" == *"sal-generate: "*absent.gguf* ]]
+	[ ! -e "$T/w/held+.jsonl" ]
+}

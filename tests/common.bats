@@ -15,6 +15,9 @@ table() {
 		filter;sal-score -m $M -a $F/rm;{"id":"r@","tokens":[1,2,@]};{"id":"x"}
 		filter;sal-synthpref -m $M -p $F/p.json -b 1 --judge contrast;{"id":"r@","prompt":"hi","output_1":"a @","output_2":"b"};{"id":"x","output_1":"a"}
 		filter;sal-synthpref -m $M -p $F/p.json -b 1 --template $F/t.txt;{"id":"r@","prompt":"hi","output_1":"a @","output_2":"b"};{"id":"x","prompt":"hi"}
+		filter;sal-prompts;{"id":"r@","prompt":"hi @"};{"id":"x"}
+		filter;sal-filter --rules $F/rules.json;{"id":"r@","prompt":"hi","response":"So. A: hello @ th"};{"id":"x","prompt":"hi"}
+		whole;sal-prompts --cap 9 --near 1;{"id":"r@","problem":"text @"};{"id":"x"}
 		whole;sal-rmdata --passes 1;{"id":"r@","prompt":"hi","output_1":"a","output_2":"b","judgements":{"X":[@,1],"Y":[@,2]}};{"id":"x","prompt":"hi"}
 		whole;sal-rmdata --from hh;{"id":"r@","chosen":"\n\nHuman: Hi\n\nAssistant: a @","rejected":"\n\nHuman: Hi\n\nAssistant: b"};{"id":"x","chosen":"a"}
 		train;sal-sft -m $M -o OUT --lora-r 4;{"id":"r@","prompt_tokens":[1],"response_tokens":[2,@]};{"id":"x","prompt_tokens":[1]}
@@ -30,6 +33,7 @@ setup_file() {
 	sal-ppo-step -q --init -m "$M" -a policy -o s0
 	echo '[{"dimension":"Short","definition":"be short","negative_definition":"be long"}]' > p.json
 	echo '{UserInstruction} {OutputA} {OutputB} {Dimension} Output (' > t.txt
+	echo '{"opening":"So.","answer":" A:","user":" B:","end":"!","delimiters":".","rename":["x","y"],"never":["z"]}' > rules.json
 }
 
 # every KINDS TEST: the function TEST for each line of the table that is of one of the kinds, with $kind $cmd $tool $good $bad $out

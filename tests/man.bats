@@ -41,8 +41,10 @@ examples_of() {
 }
 
 @test "the examples of sal-best(1) run as they stand" { examples_of sal-best; }
+@test "the examples of sal-filter(1) run as they stand" { examples_of sal-filter; }
 @test "the examples of sal-generate(1) run as they stand" { examples_of sal-generate; }
 @test "the examples of sal-ppo-step(1) run as they stand" { examples_of sal-ppo-step; }
+@test "the examples of sal-prompts(1) run as they stand" { examples_of sal-prompts; }
 @test "the examples of sal-rmdata(1) run as they stand" { examples_of sal-rmdata; }
 @test "the examples of sal-rmtrain(1) run as they stand" { examples_of sal-rmtrain; }
 @test "the examples of sal-score(1) run as they stand" { examples_of sal-score; }
@@ -83,6 +85,8 @@ page_options() {
 		sal-score -q -m model -a rm -p demo < prefs.jsonl
 		sal-synthpref -q -m model -p demo --judge contrast < samples.jsonl
 		sal-best -q --pairs < scored.jsonl
+		sal-prompts -q < prompts.jsonl
+		jq -c '.response = "As Watson I mean to be helpful, ethical and reliable.\n\nWatson: Yes."' samples.jsonl | sal-filter -q --number
 		head -n 4 prefs.jsonl | sal-rmtrain -q -m model -p demo -o "$T/rm" --lora-r 4
 		echo x | sal-best -q --skip-bad --reject "$T/bad" 2> /dev/null || cat "$T/bad"
 		jq -c '. + {reward: 1}' "$T/sampled" |

@@ -34,7 +34,7 @@ whole() { [ -e "$BATS_FILE_TMPDIR/whole/report.txt" ] || salmon "$BATS_FILE_TMPD
 			[ -e "$T/run/$at" ] && break
 			sleep 0.01
 		done
-		kill -9 -- -$!
+		kill -9 -- -$! || true # it may have ended
 		wait $! || true
 	done
 	salmon "$T/run" demo > "$T/out" 2>&1

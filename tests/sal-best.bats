@@ -10,11 +10,12 @@ scored() { printf '{"id":"a","prompt":"p","response":"x","reward":1}\n{"id":"a",
 }
 @test "progress: a line that overwrites itself on a terminal; none with -q, in a log, or where the records go to the terminal" {
 	command -v script > /dev/null || skip "no script(1)"
+	script -qec true /dev/null > /dev/null 2>&1 || skip "no pseudo-terminal"
 	echo 'for i in 1 2 3 4; do echo "{\"id\":\"r$i\",\"reward\":1}"; sleep 0.4; done' > "$T/slow"
 	on_terminal() { script -qec "bash $T/slow | $1" "$T/log" < /dev/null > /dev/null; }
-	shown() { grep -c $'sal-best: 3 records, 1 s\033\\[K\r' "$T/log"; }
+	shown() { grep -c $'sal-best: [0-9]* records, [0-9]* s\033\\[K\r' "$T/log"; }
 	on_terminal "sal-best > $T/o"
-	[ "$(shown)" -eq 1 ]
+	[ "$(shown)" -ge 1 ]
 	[ "$(wc -l < "$T/o")" -eq 4 ]
 	for c in "sal-best -q > $T/o" "sal-best" "sal-best > $T/o 2> $T/err"; do
 		on_terminal "$c"

@@ -552,13 +552,14 @@ prepare(void *ctx, struct sal_group *g)
 	g->user = it;
 	if (it == NULL)
 		return sal_err("out of memory");
-	if (extract(p, it, g->rec[0]) != 0)
-		return -1;
-	j = it->root ? it->root->json : j;
+	/* first: a bad root must not wait for its reply */
 	if (field(j, "id") && !cJSON_IsString(field(j, "id")) && !cJSON_IsNumber(field(j, "id")))
 		return sal_err("id: neither a string nor a number");
 	if (field(j, "question_type") && sal_json_int(j, "question_type", 0, INT32_MAX, &type) != 0)
 		return -1;
+	if (extract(p, it, g->rec[0]) != 0)
+		return -1;
+	j = it->root ? it->root->json : j;
 	return choose_source(p, it, j);
 }
 

@@ -52,7 +52,7 @@ answers() { sal-filter -q "$@" | jq -r '.response'; }
 	[ "$(sal-filter -q < "$T/in" | jq -c '[.instruction, .input]' | tr -d '\n')" = '["seventeen letters",""]["Why?","sixteen letters."]' ]
 }
 @test "7: a text of the prompt or its examples drops a record; each of them is in the prompt" {
-	{ record a "\n\nWatson: The pangolin. $LONG\n\nUser:"; record b "\n\nWatson: $LONG User: hi\n\nUser:"; record c "\n\nWatson: $LONG\n\nUser:"; } > "$T/in"
+	{ record a "\n\nWatson: The pangolin. $LONG\n\nUser:"; record b "\n\nWatson: $LONG User: hi\n\nUser:"; record d "\n\nWatson: $LONG\n\nWatson: and more\n\nUser:"; record c "\n\nWatson: $LONG\n\nUser:"; } > "$T/in"
 	[ "$(sal-filter -q < "$T/in" | jq -r .id)" = c ]
 	jq -r '.never[], .opening, .answer, .user | ltrimstr("\n\n")' prompts/selfalign.json | while IFS= read -r t; do
 		grep -qiF -- "$t" prompts/selfalign.txt || { echo "$t"; false; }
@@ -112,4 +112,18 @@ answers() { sal-filter -q "$@" | jq -r '.response'; }
 	END
 	run bash -c "sal-filter --rules nowhere.json -q < /dev/null 2> '$T/err'"
 	refused 1
+}
+@test "selfalign.mk: from prompts to a policy, on the tiny model with a short page of rules; nothing is made twice" {
+	cp -R "$M" "$T/model"
+	chmod -R u+w "$T/model"
+	jq '.max_position_embeddings = 2048' "$M/config.json" > "$T/model/config.json"
+	printf '# Watson\n\n1 (help). Help.\n\nUser:' > "$T/rules.txt"
+	selfalign() { make --no-print-directory -f pipelines/selfalign.mk BIN="$BIN" MODEL="$T/model" WORK="$T/work" SELFALIGN="$T/rules.txt" CAP=3 MAX_NEW=8 BATCH=64 EPOCHS=1 R=4 "$@" demo; }
+	MAKEFLAGS='' selfalign > "$T/out" 2> "$T/err" || { cat "$T/err"; false; }
+	[ "$(wc -l < "$T/work/prompts.jsonl")" -eq 3 ]
+	jq -se 'all(.[]; (.prompt | startswith("# Watson\n\n1 (help). Help.\n\nUser: ")) and (.prompt | endswith("\n\nWatson (internal thoughts):")) and (.instruction | length) > 0)' "$T/work/raw.jsonl"
+	[ -s "$T/work/policy/adapter_model.safetensors" ]
+	grep -q 'sft: 2 updates' "$T/out"
+	grep -q 'begins with the fixed sentence' "$T/out"
+	[ "$(MAKEFLAGS='' selfalign -n | grep -c 'sal-')" -eq 0 ]
 }

@@ -5,7 +5,7 @@ CC      ?= gcc
 CFLAGS  ?= -O3 -g
 PREFIX  ?= /usr/local
 BUILD   ?= build$(if $(SAN),-san)$(if $(DEBUG),-debug)
-PKGS    := libcjson libxxhash libpcre2-8 libutf8proc
+PKGS    := libcjson libxxhash libpcre2-8 libutf8proc libedit
 VERSION := 0.1.0
 
 TOOLS   := $(patsubst tools/%.c,%,$(wildcard tools/*.c))
@@ -22,7 +22,7 @@ ALLC := -std=c11 -DSAL_PREFIX='"$(PREFIX)"' -D_POSIX_C_SOURCE=200809L -D_DEFAULT
         -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes $(if $(WERROR),-Werror) \
         $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=undefined) $(if $(DEBUG),-O0)
 PKGC  = $(shell pkg-config --cflags $(PKGS))
-LIBS  = $(shell pkg-config --libs $(PKGS)) -lm
+LIBS  = -Wl,--as-needed $(shell pkg-config --libs $(PKGS)) -lm
 
 all: $(TOOLS:%=$(BUILD)/bin/%)     ## build every tool
 
@@ -68,7 +68,7 @@ check-kernels: $(BUILD)/tests/check_kernels   ## every operation against plain l
 lint:                              ## layers, headers and warnings as errors
 	@tests/lint
 
-DEBS := gcc make pkg-config libcjson-dev libxxhash-dev libpcre2-dev libutf8proc-dev bats jq mandoc python3-pip
+DEBS := gcc make pkg-config libcjson-dev libxxhash-dev libpcre2-dev libutf8proc-dev libedit-dev bats jq gnuplot-nox mandoc python3-pip
 NEED  = pkg-config --exists $(PKGS) && command -v bats jq gcc >/dev/null
 deps:                              ## install what is missing (Debian, as root), or print the line to type
 	@$(NEED) 2>/dev/null || { if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

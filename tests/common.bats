@@ -4,6 +4,7 @@ load helper
 
 # kind; command; a good record, the @-th; one that lacks what the tool needs
 #   filter  answers each record as it comes      whole  reads all its input first      train  the same, writes OUT and a log
+#   talk    answers lines of text
 table() {
 	F=$BATS_FILE_TMPDIR
 	cat <<-END
@@ -18,6 +19,7 @@ table() {
 		filter;sal-prompts;{"id":"r@","prompt":"hi @"};{"id":"x"}
 		filter;sal-filter --rules $F/rules.json;{"id":"r@","prompt":"hi","response":"So. A: hello @ th"};{"id":"x","prompt":"hi"}
 		whole;sal-prompts --cap 9 --near 1;{"id":"r@","problem":"text @"};{"id":"x"}
+		talk;sal-chat -m $M --max-tokens 3;hi @;
 		whole;sal-rmdata --passes 1;{"id":"r@","prompt":"hi","output_1":"a","output_2":"b","judgements":{"X":[@,1],"Y":[@,2]}};{"id":"x","prompt":"hi"}
 		whole;sal-rmdata --from hh;{"id":"r@","chosen":"\n\nHuman: Hi\n\nAssistant: a @","rejected":"\n\nHuman: Hi\n\nAssistant: b"};{"id":"x","chosen":"a"}
 		train;sal-sft -m $M -o OUT --lora-r 4;{"id":"r@","prompt_tokens":[1],"response_tokens":[2,@]};{"id":"x","prompt_tokens":[1]}
@@ -62,7 +64,7 @@ said() { # STATUS TEXT: the command before ended so, with one line on stderr tha
 		[ "$($tool --version 2>> "$T/err")" = "$tool $(sed -n 's/^VERSION *:= *//p' Makefile)" ]
 		[ ! -s "$T/err" ]
 	}
-	every "filter whole train" each
+	every "filter whole train talk" each
 }
 @test "an unknown option, one without its argument and an operand are usage errors of one line" {
 	each() {
@@ -72,7 +74,7 @@ said() { # STATUS TEXT: the command before ended so, with one line on stderr tha
 			[ -z "$output" ]
 		done
 	}
-	every "filter whole train" each
+	every "filter whole train talk" each
 }
 @test "good records: exit 0, JSON on stdout, nothing on stderr with -q, without it a closing line" {
 	each() {
@@ -99,7 +101,7 @@ said() { # STATUS TEXT: the command before ended so, with one line on stderr tha
 		run bash -c "${cmd/-m $M/-m $T/none} --dry-run 2> '$T/err' < ."
 		said 1 "$T/none"
 	}
-	every "filter whole train" each
+	every "filter whole train talk" each
 }
 @test "order and unknown fields are kept, letter for letter" {
 	each() {
@@ -116,7 +118,7 @@ said() { # STATUS TEXT: the command before ended so, with one line on stderr tha
 		[ -z "$output" ]
 		if [ "$kind" = train ]; then said 1 "stdin: "; [ ! -e "$out" ]; else [ "$status" -eq 0 ] && [ ! -s "$T/err" ]; fi
 	}
-	every "filter whole train" each
+	every "filter whole train talk" each
 }
 @test "a last line without newline is a record" {
 	each() {
@@ -125,7 +127,7 @@ said() { # STATUS TEXT: the command before ended so, with one line on stderr tha
 		printf %s "$(records 2)" | $cmd > "$T/o2"
 		cmp "$T/o1" "$T/o2"
 	}
-	every "filter whole train" each
+	every "filter whole train talk" each
 }
 @test "a line that is not JSON is named; a filter has answered those before" {
 	each() {
@@ -171,7 +173,7 @@ said() { # STATUS TEXT: the command before ended so, with one line on stderr tha
 		[ "$status" -eq 141 ] # SIGPIPE
 		[ ! -s "$T/err" ]
 	}
-	every "filter whole train" each
+	every "filter whole train talk" each
 }
 @test "a full disk and an input that cannot be read are reported" {
 	each() {
@@ -183,5 +185,5 @@ said() { # STATUS TEXT: the command before ended so, with one line on stderr tha
 		said 1 "stdin: "
 		[ ! -e "$out" ]
 	}
-	every "filter whole train" each
+	every "filter whole train talk" each
 }

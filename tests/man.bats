@@ -42,6 +42,7 @@ examples_of() {
 
 @test "the examples of sal-best(1) run as they stand" { examples_of sal-best; }
 @test "the examples of sal-filter(1) run as they stand" { examples_of sal-filter; }
+@test "the examples of sal-chat(1) run as they stand" { examples_of sal-chat; }
 @test "the examples of sal-generate(1) run as they stand" { examples_of sal-generate; }
 @test "the examples of sal-ppo-step(1) run as they stand" { examples_of sal-ppo-step; }
 @test "the examples of sal-prompts(1) run as they stand" { examples_of sal-prompts; }

@@ -4,7 +4,11 @@ SHELL := /bin/bash
 CC      ?= gcc
 CFLAGS  ?= -O3 -g
 PREFIX  ?= /usr/local
-BUILD   ?= build$(if $(SAN),-san)$(if $(DEBUG),-debug)
+# CUDA=1|0: with or without kernels/cuda; unset, with it where there is nvcc and a card.  CUARCH: cards to compile for.
+NVCC    ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
+CUDA    ?= $(if $(and $(NVCC),$(wildcard /dev/nvidia0)),1,0)
+CUARCH  ?= 80 90 120
+BUILD   ?= build$(if $(filter command line,$(origin CUDA)),-cuda$(CUDA))$(if $(SAN),-san)$(if $(DEBUG),-debug)
 PKGS    := libcjson libxxhash libpcre2-8 libutf8proc libedit
 VERSION := 0.1.0
 
@@ -16,13 +20,21 @@ ISA_avx2     := -mavx2 -mfma
 ISA_avx512   := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mavx2 -mfma
 CPUSRC  := $(filter-out kernels/cpu/cpu.c,$(wildcard kernels/cpu/*.c))
 CPUOBJ  := $(BUILD)/kernels/cpu/cpu.o $(foreach i,$(ISAS),$(patsubst kernels/cpu/%.c,$(BUILD)/kernels/cpu/%.$(i).o,$(CPUSRC)))
+ONCARD  := $(patsubst %.cu,$(BUILD)/%.o,$(wildcard kernels/cuda/*.cu)) $(BUILD)/kernels/cuda/table.o
+ONHOST  := $(patsubst %,$(BUILD)/cuda_host/%.o,$(wildcard kernels/cuda/*.cu kernels/cuda/*.c kernels/*.c tests/cuda_host/cuda_host.cc))
 UNIT    := $(patsubst tests/unit/%.c,%,$(wildcard tests/unit/test_*.c))
 
 ALLC := -std=c11 -DSAL_PREFIX='"$(PREFIX)"' -D_POSIX_C_SOURCE=200809L -D_DEFAULT_SOURCE -DSAL_VERSION='"$(VERSION)"' -I. -fopenmp -ffp-contract=off -MMD -MP \
         -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes $(if $(WERROR),-Werror) \
         $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=undefined) $(if $(DEBUG),-O0)
+CUHOME = $(patsubst %/bin/,%,$(dir $(realpath $(NVCC))))
+NVFLAGS = -std=c++17 -O3 -fmad=false -I. $(foreach a,$(CUARCH),-gencode arch=compute_$(a),code=sm_$(a)) -Xptxas -v,-warn-spills
+CXXHOST = $(CXX) -std=c++17 -I. -Itests/cuda_host -ffp-contract=off -MMD -MP -O2 -ftree-vectorize -g -Wall -Wextra -Wno-unknown-pragmas $(if $(WERROR),-Werror) \
+        $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
 PKGC  = $(shell pkg-config --cflags $(PKGS))
-LIBS  = -Wl,--as-needed $(shell pkg-config --libs $(PKGS)) -lm
+CULIBS1 = -L$(CUHOME)/lib64 -Wl,-rpath,$(CUHOME)/lib64 -lcublas -lcudart -lstdc++
+CULIBS = $(CULIBS$(CUDA))
+LIBS  = -Wl,--as-needed $(shell pkg-config --libs $(PKGS)) $(CULIBS) -lm
 
 all: $(TOOLS:%=$(BUILD)/bin/%)     ## build every tool
 
@@ -42,11 +54,34 @@ $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(ALLC) $(PKGC) $(CFLAGS) -c -o $@ $<
 $(BUILD)/lib/prompt.o: $(BUILD)/prefix   # prompts are looked for in PREFIX: another one, another object
+$(BUILD)/kernels/device.o: $(BUILD)/cuda-is   # with or without the second column
+.PHONY: $(if $(filter $(CUDA),$(shell cat $(BUILD)/cuda-is 2>/dev/null)),,$(BUILD)/cuda-is)
+$(BUILD)/cuda-is:
+	@mkdir -p $(@D)
+	@echo '$(CUDA)' > $@
 .PHONY: $(if $(filter $(PREFIX),$(shell cat $(BUILD)/prefix 2>/dev/null)),,$(BUILD)/prefix)
 $(BUILD)/prefix:
 	@mkdir -p $(@D)
 	@echo '$(PREFIX)' > $@
-$(BUILD)/libsal.a: $(LIBOBJ) $(CPUOBJ)
+$(BUILD)/kernels/device.o: ALLC += $(if $(filter 1,$(CUDA)),-DSAL_CUDA)
+$(BUILD)/kernels/cuda/%.o: kernels/cuda/%.cu
+	@mkdir -p $(@D)
+	$(NVCC) $(NVFLAGS) -MMD -MF $(@:.o=.d) -c -o $@ $< > $(@:.o=.ptxas) 2>&1 || { cat $(@:.o=.ptxas); exit 1; }
+$(BUILD)/cuda_host/%.cu.o: %.cu
+	@mkdir -p $(@D)
+	$(CXXHOST) -x c++ -c -o $@ $<
+$(BUILD)/cuda_host/%.cc.o: %.cc
+	@mkdir -p $(@D)
+	$(CXXHOST) -c -o $@ $<
+$(BUILD)/cuda_host/%.c.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(ALLC) $(CFLAGS) -DSAL_CUDA -c -o $@ $<
+$(BUILD)/cuda_host/check_kernels: $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/kernels/*.c)) $(CPUOBJ) $(ONHOST)
+	$(CXX) -fopenmp $(if $(SAN),-fsanitize=$(SAN)) $(LDFLAGS) -o $@ $^ -lm
+$(BUILD)/cuda_host/bin/%: $(BUILD)/tools/%.o $(filter-out $(BUILD)/kernels/%,$(LIBOBJ)) $(CPUOBJ) $(ONHOST)
+	@mkdir -p $(@D)
+	$(CXX) -fopenmp $(if $(SAN),-fsanitize=$(SAN)) $(LDFLAGS) -o $@ $^ $(LIBS)
+$(BUILD)/libsal.a: $(LIBOBJ) $(CPUOBJ) $(if $(filter 1,$(CUDA)),$(ONCARD))
 	@rm -f $@
 	$(AR) rcs $@ $^
 $(BUILD)/bin/%: $(BUILD)/tools/%.o $(BUILD)/libsal.a
@@ -55,9 +90,9 @@ $(BUILD)/bin/%: $(BUILD)/tools/%.o $(BUILD)/libsal.a
 $(BUILD)/tests/test_%: $(BUILD)/tests/unit/test_%.o $(BUILD)/libsal.a
 	@mkdir -p $(@D)
 	$(CC) $(ALLC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
-$(BUILD)/tests/check_kernels: $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/kernels/*.c)) $(CPUOBJ) $(patsubst %.c,$(BUILD)/%.o,$(wildcard kernels/*.c))
+$(BUILD)/tests/check_kernels: $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/kernels/*.c)) $(BUILD)/libsal.a
 	@mkdir -p $(@D)
-	$(CC) $(ALLC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lm
+	$(CC) $(ALLC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(CULIBS) -lm
 
 check: deps all $(UNIT:%=$(BUILD)/tests/%) $(BUILD)/tests/check_kernels   ## every test; ends with passed, failed, skipped
 	@BUILD=$(BUILD) tests/run
@@ -65,6 +100,14 @@ check-unit: $(UNIT:%=$(BUILD)/tests/%)   ## the C tests of lib/
 	@for t in $^; do $$t || exit 1; done
 check-kernels: $(BUILD)/tests/check_kernels   ## every operation against plain loops in double, on each instruction set
 	@for i in $(ISAS); do SAL_CPU=$$i $< || exit 1; done
+cuda: $(if $(NVCC),$(ONCARD))      ## kernels/cuda for the cards of CUARCH [80 90 120]; a spilled register is an error
+	@$(if $(NVCC),! grep -h 'spilled' $(ONCARD:.o=.ptxas) 2>/dev/null && echo "kernels/cuda: compiled for $(CUARCH:%=sm_%) without a spill",echo "make cuda: there is no nvcc"; exit 1)
+HOSTRUN = @echo "$(1)"; $(1) $(BUILD)/cuda_host/check_kernels cuda || exit 1
+check-cuda-host: $(BUILD)/cuda_host/check_kernels   ## every operation of kernels/cuda, compiled for this processor, in several orders of warps
+	$(call HOSTRUN,CUDA_HOST_ORDER=forward)
+	$(call HOSTRUN,CUDA_HOST_ORDER=reverse)
+	$(call HOSTRUN,CUDA_HOST_ORDER=7)
+	$(call HOSTRUN,CUDA_HOST_LAZY=1)
 lint:                              ## layers, headers and warnings as errors
 	@tests/lint
 
@@ -94,6 +137,6 @@ install: all                       ## tools, pages, prompts and pipelines into P
 clean:                             ## remove build/ and its variants
 	rm -rf build build-*
 
-.PHONY: all help check check-unit check-kernels lint deps demo learn install clean
+.PHONY: all help check check-unit check-kernels cuda check-cuda-host lint deps demo learn install clean
 .SECONDARY:
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -46,6 +46,7 @@ typedef struct sal_dev *sal_d_; /* short names for the list below only */
 
 struct sal_backend {
 	const char *name;
+	bool one_copy; /* a packed matrix serves transposed too: bwd is fwd */
 	/* 0, or -1 with a line in err.  ordinal: number of the card; threads: of the CPU, 0 for all. */
 	int (*open)(struct sal_dev *dev, int ordinal, int threads, char *err, size_t errlen);
 	void (*close)(struct sal_dev *dev);

@@ -310,7 +310,9 @@ sal_download(struct sal_dev *dev, void *dst, struct sal_tensor t)
 static size_t
 copies_room(const struct sal_backend *be, enum sal_dtype dtype, int64_t out, int64_t in, bool transposed)
 {
-	return round_up(be->packed_bytes(dtype, out, in)) + (transposed ? round_up(be->packed_bytes(dtype, in, out)) : 0);
+	size_t back = transposed && !be->one_copy ? be->packed_bytes(dtype, in, out) : 0;
+
+	return round_up(be->packed_bytes(dtype, out, in)) + round_up(back);
 }
 
 struct sal_weight
@@ -322,7 +324,7 @@ sal_weight_new(struct sal_arena *a, enum sal_dtype dtype, int64_t out, int64_t i
 
 	w.fwd = p;
 	if (p && transposed)
-		w.bwd = p + round_up(be->packed_bytes(dtype, out, in));
+		w.bwd = be->one_copy ? p : p + round_up(be->packed_bytes(dtype, out, in));
 	return w;
 }
 

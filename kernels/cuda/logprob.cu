@@ -1,0 +1,397 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * logprob.cu - softmax over the vocabulary: log-probabilities, their gradient, sampling.
+ *
+ * The forward and backward passes make logits for ROWS rows by SLICE columns at
+ * a time; a softmax goes over them by chunks of SAL_VOCAB_CHUNK, from 0.
+ * sampling reads whole rows through the same lse_update().
+ *
+ * A draw works on weights exp(z - max) in fixed point, so that sums over the
+ * vocabulary are exact in any order and integer atomics may make them.
+ */
+#include "cuda.h"
+
+#define ROWS 512
+#define SLICE (4 * SAL_VOCAB_CHUNK)
+#define THREADS 256
+#define WARPS (THREADS / 32)
+
+typedef unsigned long long u64;
+
+/* A softmax under way: maximum, sum of exp(z - max), sum of exp(z - max) * (z - max). */
+struct lse {
+	float max, sum, zsum;
+};
+
+/* Take in the next n logits, z times scale; every thread of the block holds the same s. */
+__device__ static inline void
+lse_update(struct lse *s, const float *z, int n, float scale)
+{
+	float top = -1e30f, sum = 0, zsum = 0;
+
+	for (int j = threadIdx.x; j < n; j += THREADS)
+		top = fmaxf(top, z[j] * scale);
+	top = block_max(top);
+	if (s->sum > 0 && s->max > top)
+		top = s->max;
+	for (int j = threadIdx.x; j < n; j += THREADS) {
+		/* e^-1000 is 0; the limit keeps 0 * z from being 0 * infinity */
+		float d = fmaxf(-1000.0f, z[j] * scale - top), e = expf(d);
+
+		sum += e;
+		zsum = fmaf(e, d, zsum);
+	}
+	sum = block_sum(sum);
+	zsum = block_sum(zsum);
+	if (s->sum > 0) {
+		float shift = s->max - top, c = expf(shift);
+
+		zsum = fmaf(c, fmaf(s->sum, shift, s->zsum), zsum);
+		sum = fmaf(c, s->sum, sum);
+	}
+	s->max = top;
+	s->sum = sum;
+	s->zsum = zsum;
+}
+
+__device__ static inline float
+lse_value(const struct lse *s)
+{
+	return s->max + logf(s->sum);
+}
+
+/*
+ * One block a row: the slice of logits from column v0 into state [n, 3]; after the
+ * last one the results.
+ */
+static __global__ void __launch_bounds__(THREADS)
+lse_kernel(float *logprob, float *lse, float *entropy, float *state, const float *z, const int *target, int v0, int cn,
+    int vocab, float scale, int *fault)
+{
+	int64_t i = blockIdx.x;
+	int t = target[i];
+	struct lse s = { 0, 0, 0 };
+
+	if (t < 0 || t >= vocab) {
+		if (threadIdx.x == 0)
+			atomicCAS(fault, SAL_FAULT_NONE, SAL_FAULT_TARGET);
+		t = 0;
+	}
+	if (v0 > 0) {
+		s.max = state[i * 3];
+		s.sum = state[i * 3 + 1];
+		s.zsum = state[i * 3 + 2];
+	}
+	for (int c = 0; c < cn; c += SAL_VOCAB_CHUNK)
+		lse_update(&s, z + i * cn + c, cn - c < SAL_VOCAB_CHUNK ? cn - c : SAL_VOCAB_CHUNK, scale);
+	if (threadIdx.x != 0) /* no barrier follows */
+		return;
+	if (t >= v0 && t < v0 + cn)
+		logprob[i] = z[i * cn + t - v0] * scale;
+	state[i * 3] = s.max;
+	state[i * 3 + 1] = s.sum;
+	state[i * 3 + 2] = s.zsum;
+	if (v0 + cn < vocab)
+		return;
+	lse[i] = lse_value(&s);
+	logprob[i] -= lse_value(&s);
+	if (entropy)
+		entropy[i] = logf(s.sum) - s.zsum / s.sum;
+}
+
+/* dz = g scale (one hot - exp(z scale - lse)) */
+template <class T>
+static __global__ void
+dlogits_kernel(T *dz, const float *z, const float *g, const float *lse, const int *target, int v0, int cn, int64_t n,
+    float scale)
+{
+	for EACH(i, n) {
+		int64_t row = i / cn;
+		float a = g[row] * scale, d = -a * expf(z[i] * scale - lse[row]);
+
+		put(dz, i, target[row] == v0 + i % cn ? d + a : d);
+	}
+}
+
+static int64_t
+min64(int64_t a, int64_t b)
+{
+	return a < b ? a : b;
+}
+
+static char *
+at(void *p, enum sal_dtype t, int64_t i)
+{
+	return (char *)p + i * sal_cuda_width(t);
+}
+
+/* z [n, cn] = rows i0 .. of h times columns v0 .. of W^T */
+static void
+slice_logits(struct sal_dev *dev, float *z, struct sal_tensor h, struct sal_weight w, int64_t i0, int64_t n, int64_t v0,
+    int64_t cn)
+{
+	struct cuda_gemm g = {};
+
+	g.ta = true;
+	g.m = cn;
+	g.n = n;
+	g.k = w.in;
+	g.a = at(w.fwd, w.dtype, v0 * w.in);
+	g.lda = w.in;
+	g.b = at(h.data, w.dtype, i0 * w.in);
+	g.ldb = w.in;
+	g.c = z;
+	g.ldc = cn;
+	g.dtype = w.dtype;
+	g.cdtype = SAL_F32;
+	g.alpha = 1;
+	sal_cuda_gemm(dev, "logprob", &g);
+}
+
+extern "C" void
+sal_cuda_logprob_forward(struct sal_dev *dev, struct sal_tensor logprob, struct sal_tensor lse, struct sal_tensor entropy,
+    struct sal_tensor h, struct sal_weight w, struct sal_tensor target, float inv_temperature)
+{
+	struct cuda_priv *p = sal_cuda_here(dev);
+	int64_t rows = h.dim[0], most = min64(rows, ROWS);
+	float *z = (float *)sal_cuda_scratch(dev, SAL_SLOT_A, (size_t)(most * (min64(SLICE, w.out) + 3)) * 4);
+	float *state = z + most * min64(SLICE, w.out);
+
+	for (int64_t i0 = 0; z && i0 < rows; i0 += ROWS) {
+		int64_t n = min64(ROWS, rows - i0);
+
+		for (int64_t v0 = 0; v0 < w.out; v0 += SLICE) {
+			int64_t cn = min64(SLICE, w.out - v0);
+
+			slice_logits(dev, z, h, w, i0, n, v0, cn);
+			LAUNCH(lse_kernel, (unsigned)n, THREADS, 0, p->stream, (float *)logprob.data + i0, (float *)lse.data + i0,
+			    entropy.ndim ? (float *)entropy.data + i0 : (float *)NULL, state, z, (const int *)target.data + i0,
+			    (int)v0, (int)cn, (int)w.out, inv_temperature, p->fault);
+			sal_cuda_note(dev, "logprob_forward", cudaGetLastError());
+		}
+	}
+}
+
+extern "C" void
+sal_cuda_logprob_backward(struct sal_dev *dev, struct sal_tensor dh, struct sal_tensor g, struct sal_tensor lse,
+    struct sal_tensor h, struct sal_weight w, struct sal_tensor target, float inv_temperature)
+{
+	struct cuda_priv *p = sal_cuda_here(dev);
+	int64_t rows = h.dim[0], most = min64(rows, ROWS) * min64(SLICE, w.out);
+	float *z = (float *)sal_cuda_scratch(dev, SAL_SLOT_A, (size_t)most * 4);
+	void *dz = sal_cuda_scratch(dev, SAL_SLOT_B, (size_t)(most * sal_cuda_width(w.dtype)));
+
+	for (int64_t i0 = 0; z && dz && i0 < rows; i0 += ROWS) {
+		int64_t n = min64(ROWS, rows - i0);
+
+		for (int64_t v0 = 0; v0 < w.out; v0 += SLICE) {
+			int64_t cn = min64(SLICE, w.out - v0);
+			struct cuda_gemm q = {};
+
+			slice_logits(dev, z, h, w, i0, n, v0, cn);
+			BY_TYPE(w.dtype, T, LAUNCH(dlogits_kernel<T>, sal_cuda_blocks(n * cn), 256, 0, p->stream, (T *)dz, z,
+			    (const float *)g.data + i0, (const float *)lse.data + i0, (const int *)target.data + i0, (int)v0, (int)cn,
+			    n * cn, inv_temperature));
+			sal_cuda_note(dev, "logprob_backward", cudaGetLastError());
+			q.m = w.in;
+			q.n = n;
+			q.k = cn;
+			q.a = at(w.fwd, w.dtype, v0 * w.in);
+			q.lda = w.in;
+			q.b = dz;
+			q.ldb = cn;
+			q.c = (float *)dh.data + i0 * w.in;
+			q.ldc = w.in;
+			q.dtype = w.dtype;
+			q.cdtype = SAL_F32;
+			q.alpha = 1;
+			q.beta = v0 > 0;
+			sal_cuda_gemm(dev, "logprob_backward", &q);
+		}
+	}
+}
+
+/* ---- sampling ------------------------------------------------------------ */
+
+/* Orders as the float does; of equals the lower id is the larger key. */
+__device__ static inline u64
+key_of(float z, int id)
+{
+	unsigned u = __float_as_uint(z + 0.0f); /* -0 equals 0 */
+
+	u = u >> 31 ? ~u : u | 0x80000000u;
+	return (u64)u << 32 | (unsigned)~id;
+}
+
+/* What a draw knows of its row. */
+struct row {
+	const float *z;
+	int vocab;
+	float scale, max;
+	u64 floor;   /* keys below are cut off */
+	float least; /* so are probabilities below, relative to the largest */
+};
+
+/* exp(z - max), at most 1, in units of 2^-40; 0 for what is cut off */
+__device__ static inline u64
+mass(const struct row *r, int j)
+{
+	float e = expf(r->z[j] * r->scale - r->max);
+
+	if (!(e >= r->least) || key_of(r->z[j], j) < r->floor)
+		return 0;
+	return (u64)(e * 1099511627776.0f);
+}
+
+/*
+ * The key T of the row, not below floor, at which the sum of weights of the keys
+ * from the largest down to T first reaches want; weights are masses, or 1.
+ * Digit by digit, from a histogram of the keys that share the digits found.
+ */
+__device__ static u64
+cut(const struct row *r, bool by_mass, double want)
+{
+	SHARED(u64, hist, [256]);
+	SHARED(int, count, [256]);
+	SHARED(u64, found, [2]);
+	SHARED(int, left, [1]);
+	u64 prefix = 0, above = 0;
+
+	for (int shift = 56; shift >= 0; shift -= 8) {
+		for (int b = threadIdx.x; b < 256; b += THREADS) {
+			hist[b] = 0;
+			count[b] = 0;
+		}
+		__syncthreads();
+		for (int j = threadIdx.x; j < r->vocab; j += THREADS) {
+			u64 k = key_of(r->z[j], j);
+
+			if (k < r->floor || (shift < 56 && k >> (shift + 8) != prefix))
+				continue;
+			atomicAdd(&hist[k >> shift & 255], by_mass ? mass(r, j) : 1ull);
+			atomicAdd(&count[k >> shift & 255], 1);
+		}
+		__syncthreads();
+		if (threadIdx.x == 0) {
+			int b = 255, last = 0;
+
+			for (; b >= 0; b--) {
+				if (!count[b])
+					continue;
+				last = b;
+				if ((double)(above + hist[b]) >= want)
+					break;
+				above += hist[b];
+			}
+			if (b < 0) { /* rounding: down to the smallest key */
+				b = last;
+				above -= hist[b];
+			}
+			found[0] = prefix << 8 | (u64)b;
+			found[1] = above;
+			left[0] = count[b];
+		}
+		__syncthreads();
+		prefix = found[0];
+		above = found[1];
+		int n = left[0];
+		__syncthreads(); /* the next digit, or the next call, writes again */
+		if (n == 1)
+			return max(prefix << shift, r->floor);
+	}
+	return prefix;
+}
+
+/* The first id, in order, at which the sum of masses passes u times the whole. */
+__device__ static int
+draw(const struct row *r, float u)
+{
+	SHARED(u64, sums, [WARPS]);
+	SHARED(int, id, [1]);
+	int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+	int part = (r->vocab + THREADS - 1) / THREADS * 32, begin = warp * part, end = min(r->vocab, begin + part);
+	u64 mine = 0, whole = 0, before = 0;
+
+	for (int j = begin + lane; j < end; j += 32)
+		mine += mass(r, j);
+	mine = warp_sum(mine);
+	if (lane == 0)
+		sums[warp] = mine;
+	if (threadIdx.x == 0)
+		id[0] = 0;
+	__syncthreads();
+	for (int i = 0; i < WARPS; i++) {
+		before += i < warp ? sums[i] : 0;
+		whole += sums[i];
+	}
+	double stop = (double)u * (double)whole;
+	/* one warp alone holds the place; its lanes stay together */
+	bool here = (double)before <= stop && (double)(before + mine) > stop;
+	for (int j = begin; here && j < end; j += 32) {
+		u64 m = j + lane < end ? mass(r, j + lane) : 0, sum = m;
+
+		for (int o = 1; o < 32; o <<= 1) {
+			u64 x = __shfl_up_sync(0xffffffffu, sum, o);
+			sum += lane >= o ? x : 0;
+		}
+		unsigned passed = __ballot_sync(0xffffffffu, (double)(before + sum) > stop);
+		if (passed) {
+			if (lane == 0)
+				id[0] = j + __ffs((int)passed) - 1;
+			break;
+		}
+		before += __shfl_sync(0xffffffffu, sum, 31);
+	}
+	__syncthreads();
+	return id[0];
+}
+
+/* One block a row */
+static __global__ void __launch_bounds__(THREADS)
+sample_kernel(int *token, float *logprob, const float *logits, const float *u, int vocab, float scale, bool greedy,
+    int top_k, float top_p, float min_p)
+{
+	int64_t i = blockIdx.x;
+	const float *z = logits + i * vocab;
+	struct lse s = { 0, 0, 0 };
+	int id;
+
+	for (int c = 0; c < vocab; c += SAL_VOCAB_CHUNK)
+		lse_update(&s, z + c, vocab - c < SAL_VOCAB_CHUNK ? vocab - c : SAL_VOCAB_CHUNK, scale);
+	if (greedy) {
+		u64 best = 0;
+
+		for (int j = threadIdx.x; j < vocab; j += THREADS)
+			best = max(best, key_of(z[j], j));
+		id = (int)~(unsigned)block_max(best);
+	} else {
+		struct row r = { z, vocab, scale, s.max, 0, 0 };
+
+		for (int by_mass = top_k <= 0 || top_k >= vocab; by_mass < (top_p < 1 ? 2 : 1); by_mass++) {
+			u64 whole = 0;
+
+			for (int j = threadIdx.x; by_mass && j < vocab; j += THREADS)
+				whole += mass(&r, j);
+			whole = block_sum(whole);
+			r.floor = cut(&r, by_mass, by_mass ? (double)top_p * (double)whole : (double)top_k);
+		}
+		r.least = min_p; /* the largest is exp(0) = 1 */
+		id = draw(&r, u[i]);
+	}
+	if (threadIdx.x == 0) {
+		token[i] = id;
+		logprob[i] = z[id] * scale - lse_value(&s);
+	}
+}
+
+extern "C" void
+sal_cuda_sample(struct sal_dev *dev, struct sal_tensor token, struct sal_tensor logprob, struct sal_tensor logits,
+    struct sal_tensor u, float temperature, int top_k, float top_p, float min_p)
+{
+	struct cuda_priv *p = sal_cuda_here(dev);
+
+	LAUNCH(sample_kernel, (unsigned)logits.dim[0], THREADS, 0, p->stream, (int *)token.data, (float *)logprob.data,
+	    (const float *)logits.data, (const float *)u.data, (int)logits.dim[1], temperature == 0 ? 1.0f : 1.0f / temperature,
+	    temperature == 0, top_k, top_p, min_p);
+	sal_cuda_note(dev, "sample", cudaGetLastError());
+}

@@ -122,10 +122,12 @@ MODEL ?= models/SmolLM2-135M-Instruct.Q4_1.gguf
 demo: PIPELINE = salmon
 demo: deps                         ## the whole method on a real model; MODEL=PATH for your own
 learn: PIPELINE = learn
-learn: deps                        ## the same with a longer PPO
-demo learn:
+learn: deps                        ## a longer PPO on the reward model of the demo
+steer: PIPELINE = steer
+steer: deps                        ## three runs of PPO and best of N that differ in their principle alone
+demo learn steer:
 	@$(MAKE) --no-print-directory all
-	@$(MAKE) --no-print-directory -f pipelines/$(PIPELINE).mk BIN=$(BUILD)/bin MODEL=$(MODEL) demo
+	@$(MAKE) --no-print-directory -f pipelines/$(PIPELINE).mk BIN=$(BUILD)/bin MODEL=$(MODEL) $(if $(filter steer,$@),steer,demo)
 
 INTO = $(DESTDIR)$(PREFIX)
 install: all                       ## tools, pages, prompts and pipelines into PREFIX [/usr/local], below DESTDIR
@@ -137,6 +139,6 @@ install: all                       ## tools, pages, prompts and pipelines into P
 clean:                             ## remove build/ and its variants
 	rm -rf build build-*
 
-.PHONY: all help check check-unit check-kernels cuda check-cuda-host lint deps demo learn install clean
+.PHONY: all help check check-unit check-kernels cuda check-cuda-host lint deps demo learn steer install clean
 .SECONDARY:
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

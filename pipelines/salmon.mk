@@ -5,6 +5,7 @@ include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
 
 MODEL     ?= models/SmolLM2-135M-Instruct.Q4_1.gguf
 WORK      ?= runs/demo
+BASE      ?= $(WORK)       # where stages 1 to 3 are: runs of PPO may share a reward model
 PROMPTS   ?= $(HERE)/../prompts/demo.jsonl
 P         ?= demo          # principles           paper: rm (11) to judge, ppo (14) in RL
 TEMPLATE  ?= reward_small.txt # what the reward model reads     paper: reward.txt
@@ -21,6 +22,7 @@ R         ?= 16            # LoRA rank r          paper: 64
 ALPHA     ?= 16            # LoRA alpha           paper: 16
 N_JUDGE   ?= 32            # pairs judged by contrast, as a check of the labels
 UNDER     ?= Concise       # principle that PPO aligns with    paper: draws of 14
+NEGATED   ?=               # not empty: with its negation
 PPO_STEPS ?= 2             # PPO steps
 N_PPO     ?= 32            # rollouts a step      paper: 576
 PPO_NEW   ?= 48            # response length      paper: 1024
@@ -29,12 +31,13 @@ MINIBATCH ?= 16            # rollouts an update   paper: 288
 KL        ?= 0.01          # KL coefficient beta  paper: 0.01
 BONUS     ?= 0             # length bonus         paper: 5; 0: the principle alone decides
 PENALTY   ?= 0             # for an answer without a stop      paper: -6; a budget this short is rarely met
-$(call bare,P TEMPLATE SEED T N_TRAIN N_HELD N_SAMPLES MAX_NEW RM_LR RM_BATCH RM_EPOCHS R ALPHA N_JUDGE UNDER PPO_STEPS N_PPO PPO_NEW PPO_LR MINIBATCH KL BONUS PENALTY)
+$(call bare,BASE NEGATED P TEMPLATE SEED T N_TRAIN N_HELD N_SAMPLES MAX_NEW RM_LR RM_BATCH RM_EPOCHS R ALPHA N_JUDGE UNDER PPO_STEPS N_PPO PPO_NEW PPO_LR MINIBATCH KL BONUS PENALTY)
 
+under := --under $(UNDER) $(if $(NEGATED),--negate)
 steps := $(shell seq 1 $(PPO_STEPS))
 last  := $(WORK)/state$(PPO_STEPS)
-rm    := $(WORK)/rm/adapter_config.json
-score := sal-score -m $(MODEL) -a $(WORK)/rm -p $(P) --template $(TEMPLATE) --seed $(SEED)
+rm    := $(BASE)/rm/adapter_config.json
+score := sal-score -m $(MODEL) -a $(BASE)/rm -p $(P) --template $(TEMPLATE) --seed $(SEED)
 sample = sal-generate -m $(MODEL) --tokens --max-tokens $(PPO_NEW) --temperature $(T)
 
 demo: | about report
@@ -44,53 +47,54 @@ about:
 	  + $(N_TRAIN) * $(N_SAMPLES) * 6 * $(RM_EPOCHS) * ($(MAX_NEW) + 35) / 900 + $(N_HELD) * $(N_SAMPLES) * 12 * ($(MAX_NEW) + 35) / 2800 \
 	  + $(PPO_STEPS) * $(N_PPO) * ($(PPO_NEW) + 60) * 6 / 900 + $(N_HELD) * 4 * $(PPO_NEW) / 900 + 90) / 60 )) minutes on two cores with AVX-512 BF16, two to three times that with AVX2; files in $(WORK)"
 
-$(WORK)/train.prompts: $(PROMPTS) | $(MODEL)
-	mkdir -p $(WORK)
+$(BASE)/train.prompts: $(PROMPTS) | $(MODEL)
+	mkdir -p $(@D)
 	head -n $(N_TRAIN) $< > $@.tmp
 	mv $@.tmp $@
-$(WORK)/held.prompts: $(PROMPTS) | $(MODEL)
-	mkdir -p $(WORK)
+$(BASE)/held.prompts: $(PROMPTS) | $(MODEL)
+	mkdir -p $(@D)
 	sed -n "$$(($(N_TRAIN) + 1)),$$(($(N_TRAIN) + $(N_HELD)))p" $< > $@.tmp
 	mv $@.tmp $@
 
 # 1. sample: answers under a drawn principle (+) and under its negation (-)
-$(WORK)/%+.jsonl: $(WORK)/%.prompts
+$(BASE)/%+.jsonl: $(BASE)/%.prompts
 	sal-generate -m $(MODEL) -p $(P) --sign + -n $(N_SAMPLES) --max-tokens $(MAX_NEW) --temperature $(T) --seed $(SEED) < $< $(KEEP)
-$(WORK)/%-.jsonl: $(WORK)/%.prompts
+$(BASE)/%-.jsonl: $(BASE)/%.prompts
 	sal-generate -m $(MODEL) -p $(P) --sign - -n $(N_SAMPLES) --max-tokens $(MAX_NEW) --temperature $(T) --seed $(SEED) < $< $(KEEP)
 
 # 2. judge: the label is known by construction; each pair also serves the other way round, under the negated principle
-$(WORK)/%.prefs.jsonl: $(WORK)/%+.jsonl $(WORK)/%-.jsonl
+$(BASE)/%.prefs.jsonl: $(BASE)/%+.jsonl $(BASE)/%-.jsonl
 	cat $^ | sal-rmdata --from contrast-samples -p $(P) --negate 0 --seed $(SEED) $(KEEP)
-$(WORK)/%.turned.jsonl: $(WORK)/%+.jsonl $(WORK)/%-.jsonl
+$(BASE)/%.turned.jsonl: $(BASE)/%+.jsonl $(BASE)/%-.jsonl
 	cat $^ | sal-rmdata -q --from contrast-samples -p $(P) --negate 1 --seed $(SEED) $(KEEP)
 # a check of the labels: does the model itself find an answer likelier under the principle that it was given under?
-$(WORK)/judged.jsonl: $(WORK)/held.prefs.jsonl
+$(BASE)/judged.jsonl: $(BASE)/held.prefs.jsonl
 	shuf -n $(N_JUDGE) --random-source=$< $< | jq -c '{id, prompt, deciding, output_1: .chosen, output_2: .rejected}' \
 	  | sal-synthpref -m $(MODEL) -p $(P) --judge contrast $(KEEP)
-$(WORK)/judged.prefs.jsonl: $(WORK)/judged.jsonl
+$(BASE)/judged.prefs.jsonl: $(BASE)/judged.jsonl
 	sal-rmdata --from judged -p $(P) --passes 1 --seed $(SEED) < $< $(KEEP)
 
 # 3. the reward model, and how it scores held-out pairs: under their principle, under its negation, and all under Concise
-$(rm): $(WORK)/train.prefs.jsonl $(WORK)/train.turned.jsonl
-	cat $^ | sal-rmtrain -m $(MODEL) -o $(WORK)/rm -p $(P) --template $(TEMPLATE) --lora-r $(R) --lora-alpha $(ALPHA) --learning-rate $(RM_LR) \
-	  --batch $(RM_BATCH) --epochs $(RM_EPOCHS) --max-grad-norm 1 --seed $(SEED) $(call TOLD,$(WORK)/rm.jsonl)
-$(WORK)/given.jsonl: $(WORK)/held.prefs.jsonl $(rm)
+$(rm): $(BASE)/train.prefs.jsonl $(BASE)/train.turned.jsonl
+	cat $^ | sal-rmtrain -m $(MODEL) -o $(BASE)/rm -p $(P) --template $(TEMPLATE) --lora-r $(R) --lora-alpha $(ALPHA) --learning-rate $(RM_LR) \
+	  --batch $(RM_BATCH) --epochs $(RM_EPOCHS) --max-grad-norm 1 --seed $(SEED) $(call TOLD,$(BASE)/rm.jsonl)
+$(BASE)/given.jsonl: $(BASE)/held.prefs.jsonl $(rm)
 	$(score) < $< $(KEEP)
-$(WORK)/negated.jsonl: $(WORK)/held.prefs.jsonl $(rm)
+$(BASE)/negated.jsonl: $(BASE)/held.prefs.jsonl $(rm)
 	$(score) --negate < $< $(KEEP)
-$(WORK)/concise.jsonl: $(WORK)/held+.jsonl $(WORK)/held-.jsonl $(rm)
-	cat $(WORK)/held+.jsonl $(WORK)/held-.jsonl | $(score) --under Concise $(KEEP)
-$(WORK)/verbose.jsonl: $(WORK)/held+.jsonl $(WORK)/held-.jsonl $(rm)
-	cat $(WORK)/held+.jsonl $(WORK)/held-.jsonl | $(score) --under Concise --negate $(KEEP)
+$(BASE)/concise.jsonl: $(BASE)/held+.jsonl $(BASE)/held-.jsonl $(rm)
+	cat $(BASE)/held+.jsonl $(BASE)/held-.jsonl | $(score) --under Concise $(KEEP)
+$(BASE)/verbose.jsonl: $(BASE)/held+.jsonl $(BASE)/held-.jsonl $(rm)
+	cat $(BASE)/held+.jsonl $(BASE)/held-.jsonl | $(score) --under Concise --negate $(KEEP)
 
 # 4. PPO: each step samples, scores and updates
 $(WORK)/state0/state.json: $(rm)
-	sal-ppo-step -q --init -m $(MODEL) --lora-r $(R) --lora-alpha $(ALPHA) --value-from $(WORK)/rm --seed $(SEED) -o $(WORK)/state0
+	mkdir -p $(WORK)
+	sal-ppo-step -q --init -m $(MODEL) --lora-r $(R) --lora-alpha $(ALPHA) --value-from $(BASE)/rm --seed $(SEED) -o $(WORK)/state0
 define ppo_step
 $(WORK)/ppo$(1).rollouts: $(WORK)/state$(2)/state.json
-	awk -v n=$$$$(wc -l < $(WORK)/train.prompts) -v a=$$$$((($(1) - 1) * $(N_PPO))) '(NR - 1 - a % n + n) % n < $(N_PPO)' $(WORK)/train.prompts \
-	  | $(sample) -a $(WORK)/state$(2)/policy --seed $(1) | $(score) --under $(UNDER) $$(KEEP)
+	awk -v n=$$$$(wc -l < $(BASE)/train.prompts) -v a=$$$$((($(1) - 1) * $(N_PPO))) '(NR - 1 - a % n + n) % n < $(N_PPO)' $(BASE)/train.prompts \
+	  | $(sample) -a $(WORK)/state$(2)/policy --seed $(1) | $(score) $(under) $$(KEEP)
 $(WORK)/state$(1)/state.json: $(WORK)/ppo$(1).rollouts
 	sal-ppo-step -m $(MODEL) -s $(WORK)/state$(2) -o $(WORK)/state$(1) --response-len $(PPO_NEW) --temperature $(T) --kl-coef $(KL) \
 	  --length-bonus $(BONUS) --stop-penalty $(PENALTY) --learning-rate $(PPO_LR) --schedule constant --warmup-steps 0 \
@@ -99,14 +103,16 @@ endef
 $(foreach i,$(steps),$(eval $(call ppo_step,$(i),$(shell expr $(i) - 1))))
 
 # 5. prompts that no stage has learned from, before and after; reference: log-probabilities of the answers after, under the model before
-$(WORK)/before.jsonl: $(WORK)/held.prompts $(rm)
-	$(sample) --seed $(SEED) < $< | $(score) --under $(UNDER) $(KEEP)
-$(WORK)/after.jsonl: $(WORK)/held.prompts $(last)/state.json
-	$(sample) -a $(last)/policy --seed $(SEED) < $< | $(score) --under $(UNDER) $(KEEP)
+$(WORK)/before.jsonl: $(BASE)/held.prompts $(rm)
+	mkdir -p $(WORK)
+	$(sample) --seed $(SEED) < $< | $(score) $(under) $(KEEP)
+$(WORK)/after.jsonl: $(BASE)/held.prompts $(last)/state.json
+	$(sample) -a $(last)/policy --seed $(SEED) < $< | $(score) $(under) $(KEEP)
 $(WORK)/reference.jsonl: $(WORK)/after.jsonl
 	sal-score -m $(MODEL) --logprobs --temperature $(T) < $< $(KEEP)
 
-report: $(addprefix $(WORK)/,given.jsonl negated.jsonl concise.jsonl verbose.jsonl judged.prefs.jsonl before.jsonl after.jsonl reference.jsonl)
-	@$(HERE)/report $(WORK) $(PPO_STEPS) $(UNDER) | tee $(WORK)/report.txt
+answers: $(addprefix $(WORK)/,before.jsonl after.jsonl reference.jsonl)
+report: answers $(addprefix $(BASE)/,given.jsonl negated.jsonl concise.jsonl verbose.jsonl judged.prefs.jsonl)
+	@$(HERE)/report $(BASE) $(WORK) $(PPO_STEPS) "$(UNDER)$(if $(NEGATED), negated)" | tee $(WORK)/report.txt
 
-.PHONY: demo about report
+.PHONY: demo about answers report

@@ -50,3 +50,14 @@ whole() { [ -e "$BATS_FILE_TMPDIR/whole/report.txt" ] || salmon "$BATS_FILE_TMPD
 	[[ "$output" == *"sal-generate: "*absent.gguf* ]]
 	[ ! -e "$T/w/held+.jsonl" ]
 }
+@test "steer.mk: every run is seen under every principle, and best of N needs no training" {
+	whole
+	run make --no-print-directory -f pipelines/steer.mk BIN="$BIN" MODEL="$BATS_FILE_TMPDIR/model" BASE="$BATS_FILE_TMPDIR/whole" WORK="$T/steer" \
+		RUNS='Concise Concise-negated Poetic' N_PPO=4 PPO_STEPS=1 MINIBATCH=2 BEST=2 PPO_NEW=8 R=4 PPO_LR=1e-2 steer
+	[ "$status" -eq 0 ]
+	for r in Concise Concise-negated Poetic; do
+		[ "$(grep -c "^$r  .*+-.*+-.*+-.*+-.*+-.*+-" "$T/steer/steer.txt")" -eq 1 ]
+		[ "$(grep -c "^  $r: " "$T/steer/steer.txt")" -eq 2 ]
+	done
+	[ "$(grep -c '^Poetic-negated  .*+-' "$T/steer/steer.txt")" -eq 1 ]
+}

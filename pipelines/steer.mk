@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+# Change the principle, and the behaviour changes: from one policy and one reward model, runs of PPO that differ in their principle
+# alone, and best of N under each; all answer the same prompts, which no stage has learned from.
+WORK      ?= runs/steer
+BASE      ?= runs/demo
+RUNS      ?= Concise Concise-negated Poetic# a principle of $(P), or its negation
+PPO_STEPS ?= 12
+N_PPO     ?= 64
+MINIBATCH ?= 32
+BEST      ?= 16            # answers to choose from
+include $(dir $(lastword $(MAKEFILE_LIST)))salmon.mk
+$(call bare,BEST)
+
+views := $(sort $(RUNS) $(foreach r,$(RUNS),$(if $(r:%-negated=),$(if $(filter %-negated,$(r)),$(r:%-negated=%),$(r)-negated))))
+who   := before $(RUNS)
+# the options of sal-score for a run or a view
+view   = --under $(1:%-negated=%) $(if $(filter %-negated,$(1)),--negate)
+
+steer: | about $(WORK)/steer.txt
+	@cat $(WORK)/steer.txt
+
+# a run of PPO under its principle
+define run
+$(WORK)/$(1)/after.jsonl: $(rm)
+	$$(MAKE) --no-print-directory -f $(HERE)/salmon.mk BIN=$(BIN) MODEL=$(MODEL) BASE=$(BASE) WORK=$(WORK)/$(1) UNDER=$(1:%-negated=%) \
+	  NEGATED=$(filter %-negated,$(1)) PPO_STEPS=$(PPO_STEPS) N_PPO=$(N_PPO) MINIBATCH=$(MINIBATCH) answers
+endef
+$(foreach r,$(RUNS),$(eval $(call run,$(r))))
+$(WORK)/before/after.jsonl: $(WORK)/$(firstword $(RUNS))/after.jsonl
+	mkdir -p $(@D)
+	cp $(WORK)/$(firstword $(RUNS))/before.jsonl $@
+
+# the answers of each under every view: whose reward rises where
+define seen
+$(WORK)/$(1)/under-$(2).jsonl: $(WORK)/$(1)/after.jsonl
+	$$(score) $(call view,$(2)) < $$< $$(KEEP)
+endef
+$(foreach w,$(who),$(foreach v,$(views),$(eval $(call seen,$(w),$(v)))))
+
+# no training: the best of N answers of the model as it is
+$(WORK)/many.jsonl: $(BASE)/held.prompts $(rm)
+	mkdir -p $(@D)
+	$(sample) -n $(BEST) --seed $(SEED) < $< $(KEEP)
+define best
+$(WORK)/best/$(1).jsonl: $(WORK)/many.jsonl
+	mkdir -p $$(@D)
+	$$(score) $(call view,$(1)) < $$< | sal-best $$(KEEP)
+endef
+$(foreach v,$(views),$(eval $(call best,$(v))))
+
+$(WORK)/steer.txt: $(foreach w,$(who),$(foreach v,$(views),$(WORK)/$(w)/under-$(v).jsonl)) $(views:%=$(WORK)/best/%.jsonl)
+	$(HERE)/steer $(WORK) "$(RUNS)" "$(views)" $(KEEP)
+
+.PHONY: steer

@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WINDOW 64
 #define MAX_SOURCES 1024
 #define MAX_SOURCE_NAME 64
 #define DEFAULT_MIN 2
@@ -27,17 +26,17 @@ static const char *const verdict_name[VERDICTS] = {
 	[NEAR] = "nearly the same as a prompt before", [CAP] = "not drawn under the cap of its source",
 };
 static const char *const from_name[FROMS] = { "auto", "oasst1", "dolly", "sharegpt", "openorca", "math", "alpaca", "messages", "prompt" };
-/* Fields that became the prompt, and answers to it: they are not passed on. */
+/* Fields that became the prompt, and answers to it: they are not passed on.  Nor are tokens, which would win over the text. */
 static const char *const drop[FROMS][14] = {
-	[OASST1] = { "message_id", "parent_id", "text", "prompt" },
-	[DOLLY] = { "instruction", "context", "response" },
-	[SHAREGPT] = { "conversations", "text" },
-	[OPENORCA] = { "question", "system_prompt", "response" },
-	[MATH] = { "problem", "solution" },
-	[ALPACA] = { "instruction", "input", "output", "text", "instances" },
-	[MESSAGES] = { "messages", "prompt", "custom_id", "method", "url", "body", "input", "preferred_output", "non_preferred_output",
-		"prompt_tokens", "chosen", "rejected", "completion" },
-	[PROMPT] = { "prompt", "prompt_tokens" },
+	[OASST1] = { "prompt_tokens", "message_id", "parent_id", "text", "prompt" },
+	[DOLLY] = { "prompt_tokens", "instruction", "context", "response" },
+	[SHAREGPT] = { "prompt_tokens", "conversations", "text" },
+	[OPENORCA] = { "prompt_tokens", "question", "system_prompt", "response" },
+	[MATH] = { "prompt_tokens", "problem", "solution" },
+	[ALPACA] = { "prompt_tokens", "instruction", "input", "output", "text", "instances" },
+	[MESSAGES] = { "prompt_tokens", "messages", "prompt", "custom_id", "method", "url", "body", "input", "preferred_output",
+		"non_preferred_output", "chosen", "rejected", "completion" },
+	[PROMPT] = { "prompt_tokens", "prompt" },
 };
 
 struct place { /* a prompt that a cap holds at present */
@@ -60,6 +59,7 @@ struct item { /* a record on its way */
 	int source;
 	enum verdict verdict;
 	uint64_t hash;
+	bool refused;            /* by the tokenizer: a bad record after all */
 };
 struct root { /* of OASST1, waiting for a reply */
 	uint64_t hash;
@@ -499,6 +499,13 @@ extract(struct sal_prompts *p, struct item *it, const struct sal_record *r)
 	return sal_err("a record of no known source (see --from)");
 }
 
+/* Whether a cap for the first n bytes of c is one for that source: SOURCE= also means each part SOURCE.x. */
+static bool
+caps(const char *c, size_t n, const char *name)
+{
+	return strncmp(name, c, n) == 0 && (name[n] == '\0' || name[n] == '.');
+}
+
 /* The number of the source of that name; -1: errmsg. */
 static int
 source_of(struct sal_prompts *p, const char *name)
@@ -514,11 +521,11 @@ source_of(struct sal_prompts *p, const char *name)
 	if (s == NULL)
 		return sal_err("out of memory");
 	p->source = s;
-	/* a later --cap wins; SOURCE= also means each part SOURCE.x */
+	/* a later --cap wins */
 	for (int k = 0; k < p->cfg->cap.n; k++) {
 		const char *c = p->cfg->cap.s[k], *eq = strrchr(c, '=');
 		size_t n = eq ? (size_t)(eq - c) : 0;
-		if (eq == NULL || (strncmp(name, c, n) == 0 && (name[n] == '\0' || name[n] == '.')))
+		if (eq == NULL || caps(c, n, name))
 			cap = (int)strtol(eq ? eq + 1 : c, NULL, 10);
 	}
 	s[i] = (struct source){ .name = strdup(name), .cap = cap };
@@ -548,6 +555,7 @@ prepare(void *ctx, struct sal_group *g)
 	struct item *it = calloc(1, sizeof *it);
 	const cJSON *j = g->rec[0]->json;
 	int64_t type;
+	double bonus;
 
 	g->user = it;
 	if (it == NULL)
@@ -555,7 +563,8 @@ prepare(void *ctx, struct sal_group *g)
 	/* first: a bad root must not wait for its reply */
 	if (field(j, "id") && !cJSON_IsString(field(j, "id")) && !cJSON_IsNumber(field(j, "id")))
 		return sal_err("id: neither a string nor a number");
-	if (field(j, "question_type") && sal_json_int(j, "question_type", 0, INT32_MAX, &type) != 0)
+	if ((field(j, "question_type") && sal_json_int(j, "question_type", 0, INT32_MAX, &type) != 0) ||
+	    (field(j, "length_bonus") && sal_json_num(j, "length_bonus", &bonus) != 0))
 		return -1;
 	if (extract(p, it, g->rec[0]) != 0)
 		return -1;
@@ -604,6 +613,7 @@ limits(struct sal_prompts *p, struct item *it)
 	p->count->tokens += ids.n;
 	it->verdict = n < p->min_tokens ? SHORT : n > p->max_tokens ? LONG : KEEP;
 	free(ids.id);
+	it->refused = rc != 0;
 	return rc;
 }
 
@@ -758,8 +768,12 @@ run(void *ctx, struct sal_group **g, int n)
 {
 	int rc = 0;
 
-	for (int i = 0; i < n && rc == 0; i++)
-		rc = settle(ctx, g[i]->user, g[i]->rec[0]);
+	for (int i = 0; i < n && rc == 0; i++) {
+		struct item *it = g[i]->user;
+		rc = settle(ctx, it, g[i]->rec[0]);
+		if (it->refused && (g[i]->bad = strdup(sal_errmsg())) != NULL)
+			rc = 0;
+	}
 	return rc;
 }
 
@@ -784,7 +798,7 @@ plan(void *ctx, struct sal_buf *out)
 struct sal_filter
 sal_prompts_filter(struct sal_prompts *p)
 {
-	return (struct sal_filter){ .ctx = p, .window = WINDOW, .prepare = prepare, .run = run, .release = release, .plan = plan };
+	return (struct sal_filter){ .ctx = p, .window = 1, .prepare = prepare, .run = run, .release = release, .plan = plan };
 }
 
 /* ---- the end ------------------------------------------------------------- */
@@ -854,6 +868,13 @@ sal_prompts_report(const struct sal_prompts *p, struct sal_buf *b)
 	sal_buf_puts(b, "   records      kept  source\n");
 	for (int i = 0; i < p->n_sources; i++)
 		sal_buf_printf(b, "%10ld %9ld  %s\n", p->source[i].records, p->source[i].kept, p->source[i].name);
+	for (int i = 0, k; i < p->cfg->cap.n; i++) { /* a name that was mistyped */
+		const char *c = p->cfg->cap.s[i], *eq = strrchr(c, '=');
+		for (k = 0; eq && k < p->n_sources && !caps(c, (size_t)(eq - c), p->source[k].name); k++)
+			;
+		if (eq && k == p->n_sources)
+			sal_buf_printf(b, "%10d %9d  %.*s, which has a cap\n", 0, 0, (int)(eq - c), c);
+	}
 	sal_buf_puts(b, "   dropped   cleaned  rule, in the order of the rules\n");
 	for (int i = KEEP + 1; i < VERDICTS; i++) {
 		if (i == EMPTY)

@@ -5,8 +5,8 @@
  * A record goes through, in this order: the rules of its source, the cleaning rules, "empty", the token limits, the exact and
  * the near duplicates, and the cap of its source.  Without caps a prompt is written as soon as it is kept; with them the prompts kept wait
  * in a temporary file, and those whose draws (seed, "subset", id) are the smallest of their source are written at the end.
- * In memory stay 64 bits for each prompt kept, the signatures of --near, 16 bytes for each place of a cap, and the roots of
- * OASST1 that no reply has followed yet.
+ * In memory stay 64 bits for each prompt kept, the signatures of --near, 16 bytes for each place of a cap, and of OASST1 the roots
+ * that no reply has followed yet and 64 bits for each other message that has a reply.
  */
 #ifndef SAL_PROMPTS_H
 #define SAL_PROMPTS_H

@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WINDOW 64
 #define QUOTE 16 /* an instruction or input longer than this is one that can be quoted, or promoted */
 #define LOOP 3
 
@@ -169,8 +168,8 @@ chars(const char *s, size_t n)
 
 struct piece {
 	uint64_t hash;
-	size_t start, len;
-	bool alone, repeated; /* alone: a delimiter, or nothing */
+	uint32_t start, len;
+	bool repeated;
 };
 
 static int
@@ -193,7 +192,7 @@ mark(struct piece *p, size_t n)
 		q[i] = &p[i];
 	qsort(q, n, sizeof *q, by_hash);
 	for (size_t i = 1; i < n; i++)
-		q[i]->repeated = !q[i]->alone && q[i]->hash == q[i - 1]->hash;
+		q[i]->repeated = q[i]->hash == q[i - 1]->hash;
 	free(q);
 	return 0;
 }
@@ -213,38 +212,34 @@ begins_one(const char *text, const struct piece *p, size_t n)
 size_t
 sal_selfalign_loop(const char *text, size_t len, const char *delimiters, bool first)
 {
-	size_t n = 1, loop = 0, at, cut = len;
+	size_t n = 1, at, cut = len;
 	struct piece *p;
 
 	for (size_t i = 0; i < len; i++)
 		n += strchr(delimiters, text[i]) != NULL;
-	if ((p = malloc(n * sizeof *p)) == NULL)
+	if (len >= UINT32_MAX || (p = malloc(n * sizeof *p)) == NULL)
 		return SIZE_MAX;
 	n = 0;
-	for (size_t i = 0; i < len; n++) {
-		size_t k = i;
-		while (k < len && !strchr(delimiters, text[k]))
-			k++;
+	for (size_t i = 0, k; i < len; i = k) {
+		for (k = i; k < len && !strchr(delimiters, text[k]); k++)
+			;
 		k += k < len;
-		p[n] = (struct piece){ sal_hash(text + i, k - i), i, k - i, k - i == 1 && strchr(delimiters, text[i]) != NULL, false };
-		i = k;
+		if (k - i > 1 || !strchr(delimiters, text[i])) /* a delimiter alone is no piece */
+			p[n++] = (struct piece){ sal_hash(text + i, k - i), (uint32_t)i, (uint32_t)(k - i), false };
 	}
 	if (mark(p, n) != 0) {
 		free(p);
 		return SIZE_MAX;
 	}
 	if (first) {
-		for (size_t i = 0; i < n && cut == len; i++)
-			if (p[i].repeated)
-				cut = p[i].start;
+		for (at = 0; at < n && !p[at].repeated; at++)
+			;
+		cut = at < n ? p[at].start : len;
 	} else if (n) {
-		p[n - 1].repeated |= !p[n - 1].alone && begins_one(text, p, n);
-		for (at = n; at > 0 && (p[at - 1].repeated || p[at - 1].alone); at--)
-			loop += p[at - 1].repeated;
-		while (at < n && !p[at].repeated)
-			at++;
-		if (loop >= LOOP)
-			cut = p[at].start;
+		p[n - 1].repeated |= begins_one(text, p, n);
+		for (at = n; at > 0 && p[at - 1].repeated; at--)
+			;
+		cut = n - at >= LOOP ? p[at].start : len;
 	}
 	free(p);
 	return cut;
@@ -418,7 +413,7 @@ plan(void *ctx, struct sal_buf *out)
 struct sal_filter
 sal_selfalign_filter(struct sal_selfalign *s)
 {
-	return (struct sal_filter){ .ctx = s, .window = WINDOW, .prepare = prepare, .run = run, .release = release, .plan = plan };
+	return (struct sal_filter){ .ctx = s, .window = 1, .prepare = prepare, .run = run, .release = release, .plan = plan };
 }
 
 void

@@ -95,7 +95,7 @@ count() { grep -F -- "$1" "$T/err" | awk '{ print $1 }'; } # of the rule with th
 	[ "$(sed -n 3p "$T/o" | jq -r .id)" = c3 ]
 }
 @test "prompt records keep their fields; without an id they get that of their text" {
-	printf '%s\n' '{"id":7,"prompt":" hi ","question_type":2,"keep":1.50}' '{"prompt":"what","length_bonus":0.5,"source":"mine"}' | sal-prompts -q > "$T/o"
+	printf '%s\n' '{"id":7,"prompt":" hi ","prompt_tokens":[1],"question_type":2,"keep":1.50}' '{"prompt":"what","length_bonus":0.5,"source":"mine"}' | sal-prompts -q > "$T/o"
 	[ "$(sed -n 1p "$T/o")" = '{"id":7,"question_type":2,"keep":1.50,"prompt":"hi","source":"prompt","length_bonus":0}' ]
 	jq -se '.[1].source == "mine" and .[1].length_bonus == 0.5 and (.[1].id | test("^[0-9a-f]{16}$"))' "$T/o"
 	echo '{"prompt":"what"}' | sal-generate -q -m "$M" --max-tokens 1 | jq -e --arg i "$(sed -n 2p "$T/o" | jq -r .id)" '.id == $i'
@@ -118,6 +118,7 @@ count() { grep -F -- "$1" "$T/err" | awk '{ print $1 }'; } # of the rule with th
 		messages;{"messages":[{"role":"user"}]};content: neither a string
 		prompt;{"prompt":"x","id":[1]};id: neither a string
 		prompt;{"prompt":"x","question_type":"hard"};question_type: not a number
+		prompt;{"prompt":"x","length_bonus":"long"};length_bonus: not a number
 	END
 	printf '%s\n' '{"message_id":"x","text":"t"}' '{"message_id":"x","text":"t"}' > "$T/in"
 	run bash -c "sal-prompts -q < '$T/in' 2> '$T/err'"
@@ -174,6 +175,7 @@ count() { grep -F -- "$1" "$T/err" | awk '{ print $1 }'; } # of the rule with th
 	[ "$(sal-prompts -q --cap a=5 < "$T/in" | jq -r .source | sort | uniq -c | tr -s ' \n' ' ')" = " 5 a.x 200 b " ]
 	[ "$(sal-prompts -q --cap 5 --cap b=0 --cap a.x=1000 < "$T/in" | wc -l)" -eq 100 ]
 	[ "$(sal-prompts -q --cap 300 < "$T/in")" = "$(sal-prompts -q < "$T/in")" ]
+	sal-prompts --cap c=5 < "$T/in" 2>&1 > /dev/null | grep -q '^ *0 *0  c, which has a cap$'
 	for o in "--cap x" "--cap =3" "--cap -1" "--length-bonus 1,2" "--length-bonus 1,2,3,4" "--length-bonus 1,2,x"; do
 		run bash -c "sal-prompts $o < /dev/null 2> '$T/err'"
 		refused 2

@@ -1101,6 +1101,8 @@ test_attention(enum sal_dtype t)
 		{ 9, 3, 64, 0, { 1, 1, 1, 1, 1 }, { 99, 31, 32, 0, 5 } }, { 9, 3, 64, 0, { 3, 40, 1 }, { 40, 1, 64 } },
 		{ 9, 3, 64, 20, { 3, 40, 1 }, { 40, 1, 64 } }, { 4, 4, 16, 7, { 30, 2, 1 }, { 3, 62, 127 } },
 		{ 15, 5, 64, 0, { 29, 12 }, { 0 } },
+		/* more pages than a back end may give to one piece of work */
+		{ 2, 2, 8, 0, { 1, 1, 2 }, { 1100, 20, 511 } }, { 16, 16, 4, 0, { 560 }, { 0 } }, { 2, 1, 4, 520, { 3, 1 }, { 1030, 5 } },
 	};
 
 	for (int s = 0; s < COUNT(c); s++) {
@@ -1155,11 +1157,12 @@ static void
 test_attention_order(enum sal_dtype t)
 {
 	static const struct {
-		int Hq, Hk, D, window;
-	} c[] = { { 9, 3, 64, 0 }, { 9, 3, 64, 20 }, { 4, 4, 16, 0 }, { 2, 1, 128, 33 }, { 6, 2, 10, 0 } };
+		int Hq, Hk, D, window, len;
+	} c[] = { { 9, 3, 64, 0, 75 }, { 9, 3, 64, 20, 75 }, { 4, 4, 16, 0, 75 }, { 2, 1, 128, 33, 75 }, { 6, 2, 10, 0, 75 },
+		{ 14, 14, 2, 0, 550 } };
 
 	for (int s = 0; s < COUNT(c); s++) {
-		int Hq = c[s].Hq, Hk = c[s].Hk, D = c[s].D, w = c[s].window, lens[] = { 5, 75, 40, -1 };
+		int Hq = c[s].Hq, Hk = c[s].Hk, D = c[s].D, w = c[s].window, len = c[s].len, lens[] = { 5, len, 40, -1 };
 		int32_t off[2] = { 0, 1 };
 		struct attn a;
 
@@ -1176,7 +1179,7 @@ test_attention_order(enum sal_dtype t)
 			sal_zero(dev, sal_tensor_rows(L2, i, 1));
 		});
 		attn_zero(&a);
-		for (int chunk = 1; chunk <= 13; chunk += 12) { /* one row at a time, then thirteen */
+		for (int chunk = len > 75 ? 13 : 1; chunk <= 13; chunk += 12) { /* one row at a time, then thirteen */
 			for (int i = 0; i < lens[1]; i += chunk) {
 				int n = lens[1] - i < chunk ? lens[1] - i : chunk;
 				off[1] = n;
@@ -1202,7 +1205,7 @@ test_attention_order(enum sal_dtype t)
 		}
 		/* the last page of sequence 1, under another number */
 		attn_store(&a);
-		int32_t other[8], src = a.pages[a.M + 2], spare = 0;
+		int32_t other[32], last = (len - 1) / SAL_KV_PAGE, src = a.pages[a.M + last], spare = 0;
 		for (int used = 1; used;) {
 			used = 0;
 			for (int b = 0; b < 3; b++)
@@ -1211,7 +1214,7 @@ test_attention_order(enum sal_dtype t)
 			spare += used;
 		}
 		memcpy(other, a.pages + a.M, (size_t)a.M * sizeof *other);
-		other[2] = spare;
+		other[last] = spare;
 		off[1] = lens[1];
 		struct sal_seqs q = { INT1(off, 2), INT1(&(int32_t){ 0 }, 1), place(SAL_I32, 2, 1, a.M, 0, 0, other) };
 		struct sal_tensor Y3 = out2(t, NULL, lens[1], Hq * D);

@@ -349,7 +349,7 @@ int sal_finish(int status, const struct sal_common *c, const struct sal_counts *
 		sal_warn("no good record in the input");
 		status = status ? status : EXIT_FAILURE;
 	}
-	if (c->quiet || c->dry_run)
+	if (c->quiet || c->dry_run || (status && n->records == 0)) /* the error says it all */
 		return status;
 	double s = n->start > 0 ? sal_now() - n->start : 0;
 	sal_buf_printf(&b, "%ld record%s", n->records, n->records == 1 ? "" : "s");

@@ -8,10 +8,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#ifndef SAL_PREFIX
-#define SAL_PREFIX "/usr/local"
-#endif
-
 int
 sal_template_fill(const char *tmpl, const char *const *name, const char *const *value, int n, struct sal_buf *out,
     struct sal_span **plain, int *n_plain)
@@ -52,15 +48,31 @@ is_there(const char *path)
 	return access(path, F_OK) == 0 && !sal_is_dir(path);
 }
 
+/* The folder of the running tool: bin/ of an installation, build/bin/ of a source tree. */
+static void
+tool_dir(char *dir, size_t size)
+{
+	ssize_t n = readlink("/proc/self/exe", dir, size - 1);
+	char *slash;
+
+	dir[n > 0 ? n : 0] = '\0';
+	if ((slash = strrchr(dir, '/')) != NULL)
+		*slash = '\0';
+	else
+		snprintf(dir, size, ".");
+}
+
 static char *
 path_of(const char *name, const char *sub, const char *suffix)
 {
 	const char *env = getenv("SAL_PROMPTS");
-	const char *const dir[] = { env ? env : "prompts", "prompts", SAL_PREFIX "/share/salmon/prompts" };
+	char tool[4096];
 
-	for (size_t i = 0; i < 3; i++) {
+	tool_dir(tool, sizeof tool);
+	const char *const dir[][2] = { { env ? env : "prompts", "" }, { "prompts", "" }, { tool, "/../share/salmon/prompts" }, { tool, "/../../prompts" } };
+	for (size_t i = 0; i < sizeof dir / sizeof *dir; i++) {
 		struct sal_buf b = { 0 };
-		sal_buf_printf(&b, "%s/%s%s%s", dir[i], sub, name, suffix);
+		sal_buf_printf(&b, "%s%s/%s%s%s", dir[i][0], dir[i][1], sub, name, suffix);
 		if (!b.failed && is_there(b.data))
 			return b.data;
 		sal_buf_free(&b);
@@ -79,7 +91,7 @@ sal_prompt_path(const char *name)
 		return p;
 	}
 	if ((p = path_of(name, "", "")) == NULL && (p = path_of(name, "principles/", ".json")) == NULL)
-		sal_err("%s: no such file here, in $SAL_PROMPTS, ./prompts or %s/share/salmon/prompts", name, SAL_PREFIX);
+		sal_err("%s: no such file here, in $SAL_PROMPTS, ./prompts, or share/salmon/prompts beside the folder of the tools", name);
 	return p;
 }
 

@@ -11,7 +11,7 @@
  */
 int sal_template_fill(const char *tmpl, const char *const *name, const char *const *value, int n, struct sal_buf *out,
     struct sal_span **plain, int *n_plain) SAL_USE_RESULT;
-/* A file of prompts/: PATH if it has a slash or exists, else $SAL_PROMPTS/NAME, ./prompts/NAME, PREFIX/share/salmon/prompts/NAME. Stripped at both ends. malloc'd. */
+/* A file of prompts/: PATH if it has a slash or exists, else $SAL_PROMPTS/NAME, ./prompts/NAME, share/salmon/prompts/NAME beside the tool's bin/, prompts/NAME above build/. Stripped at both ends. malloc'd. */
 char *sal_prompt_read(const char *name);
 /* The path that sal_prompt_read would open; malloc'd; NULL: error. */
 char *sal_prompt_path(const char *name);

@@ -67,7 +67,7 @@ add_text(struct trainer *tr, const char *text, struct sal_ids *out)
 	return sal_tokenize_plain(tr->r.tk, text, strlen(text), out);
 }
 
-/* prompt ids, then the answer's: token fields win over text; a text answer ends with the model's first end token. */
+/* prompt ids, then the answer's: token fields win over text; a text answer that was not cut off ends with the model's first end token. */
 static int
 answer(struct trainer *tr, const cJSON *j, const char *tokens, const char *text, struct sal_ids *out, int *from)
 {
@@ -90,8 +90,8 @@ answer(struct trainer *tr, const cJSON *j, const char *tokens, const char *text,
 		if (add_text(tr, s, out) != 0)
 			return -1;
 		const char *stop = sal_chat_stop(tr->r.chat);
-		if (stop ? add_text(tr, stop, out) != 0
-		         : sal_tokenizer_eos(tr->r.tk, &eos) > 0 && sal_ids_push(out, eos[0]) != 0)
+		bool cut = cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(j, "has_stop")); /* then its end is not to be learned */
+		if (!cut && (stop ? add_text(tr, stop, out) != 0 : sal_tokenizer_eos(tr->r.tk, &eos) > 0 && sal_ids_push(out, eos[0]) != 0))
 			return -1;
 	}
 	if (*from < 1)

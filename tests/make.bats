@@ -8,21 +8,22 @@ load helper
 	diff "$T/targets" "$T/help"
 	[ "$(make -s help | awk 'NF < 3' | wc -l)" -eq 0 ]
 }
-# In a copy of the build, which another PREFIX would change; with the sanitizers if it has them.
+# In a copy of the build, with the sanitizers if it has them.
 setup() {
 	SAN=$(ldd "$BIN/sal-best" | sed -nE 's/^\s*lib(a|ub|t)san\..*/\1/p' | sed 's/^a$/address/; s/^ub$/undefined/; s/^t$/thread/' | paste -sd,)
 	export SAN
 }
-@test "what is installed runs from its PREFIX, and finds its prompts there" {
+@test "what is installed runs from its PREFIX, and finds its prompts there, wherever it is moved" {
 	cp -a "$(dirname "$BIN")" "$T/build"
-	make -s BUILD="$T/build" PREFIX="$T/opt" install > "$T/log" 2>&1 || { cat "$T/log"; false; }
+	make -s BUILD="$T/build" PREFIX="$T/first" install > "$T/log" 2>&1 || { cat "$T/log"; false; }
 	cd "$T"
+	mv first opt
 	unset SAL_PROMPTS
 	printf '{"prompt":"hi","output_1":"a","output_2":"b"}\n' | opt/bin/sal-synthpref -q -m "$M" -p demo --judge contrast | jq -e '.judgements.Concise | length == 2'
 	rm -r opt/share/salmon
 	run bash -c "opt/bin/sal-synthpref -q -m '$M' -p demo < /dev/null 2> '$T/err'"
 	refused 1
-	grep -q "$T/opt/share/salmon/prompts" "$T/err"
+	grep -q "^sal-synthpref: demo: no such file here" "$T/err"
 }
 @test "DESTDIR stands before PREFIX; tools, pages of all three sections, prompts and pipelines are there" {
 	cp -a "$(dirname "$BIN")" "$T/build"

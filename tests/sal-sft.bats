@@ -19,3 +19,8 @@ data() { for i in 1 2 3 4 5 6 7; do printf '{"prompt_tokens":[%d,2,3],"response_
 	data | sal-sft -q -m "$M" -o "$T/b" $D --epochs 4 --save-every 2 > /dev/null
 	cmp "$T/a/adapter_model.safetensors" "$T/b/adapter_model.safetensors"
 }
+@test "an answer that was cut off teaches no end" {
+	told() { printf '{"prompt":"hi","response":"there"%s}\n' "$1" | sal-sft -q -m "$M" -o "$T/a${#1}" $D | jq .num_tokens; }
+	[ "$(told ,\"has_stop\":true)" -eq "$(told)" ]
+	[ "$(told ,\"has_stop\":false)" -eq $(($(told) - 1)) ]
+}

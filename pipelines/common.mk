@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-# What the pipelines share: a target is complete or absent, and what its command said stands in TARGET.log.
+# What the pipelines share: a target is complete or absent, and what the last command of its recipe said stands in TARGET.log.
 .DELETE_ON_ERROR:
 .SECONDARY:
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-HERE := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
+# names as make was given them, so that a tree below a folder with a blank in its name works too
+HERE := $(patsubst %/,%,$(dir $(lastword $(MAKEFILE_LIST))))
 BIN  ?= $(if $(wildcard $(HERE)/../build/bin),$(HERE)/../build/bin,$(HERE)/../../../bin)
-export PATH := $(abspath $(BIN)):$(PATH)
+export PATH := $(shell cd "$(BIN)" && pwd):$(PATH)
+export SAL_PROMPTS ?= $(HERE)/../prompts
 export OMP_WAIT_POLICY ?= passive# threads that spin at barriers starve each other on a busy machine
 
-# ends a command: its records become the target, its last words are shown and kept
-KEEP = 2> >(tee $@.log >&2) > $@.tmp && mv $@.tmp $@
+# ends a command: its records become the target, its last words are shown and kept, all of them before the target is there
+KEEP = 2>&1 > $@.tmp | tee $@.log >&2 && mv $@.tmp $@
 # the same where the tool makes the target itself and $(1) takes its records
-TOLD = 2> >(tee $(1).log >&2) > $(1)
+TOLD = 2>&1 > $(1) | tee $(1).log >&2
 # a variable is a word: the comment beside it leaves no blanks
 bare = $(foreach v,$(1),$(eval $(v) := $(strip $($(v)))))
 

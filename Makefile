@@ -24,7 +24,7 @@ ONCARD  := $(patsubst %.cu,$(BUILD)/%.o,$(wildcard kernels/cuda/*.cu)) $(BUILD)/
 ONHOST  := $(patsubst %,$(BUILD)/cuda_host/%.o,$(wildcard kernels/cuda/*.cu kernels/cuda/*.c kernels/*.c tests/cuda_host/cuda_host.cc))
 UNIT    := $(patsubst tests/unit/%.c,%,$(wildcard tests/unit/test_*.c))
 
-ALLC := -std=c11 -D_POSIX_C_SOURCE=200809L -D_DEFAULT_SOURCE -DSAL_VERSION='"$(VERSION)"' -I. -fopenmp -ffp-contract=off -MMD -MP \
+ALLC := -std=c11 -DSAL_PREFIX='"$(PREFIX)"' -D_POSIX_C_SOURCE=200809L -D_DEFAULT_SOURCE -DSAL_VERSION='"$(VERSION)"' -I. -fopenmp -ffp-contract=off -MMD -MP \
         -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes $(if $(WERROR),-Werror) \
         $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=undefined) $(if $(DEBUG),-O0)
 CUHOME = $(patsubst %/bin/,%,$(dir $(realpath $(NVCC))))
@@ -53,11 +53,16 @@ $(foreach i,$(ISAS),$(eval $(call isa_rule,$(i))))
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(ALLC) $(PKGC) $(CFLAGS) -c -o $@ $<
+$(BUILD)/lib/prompt.o: $(BUILD)/prefix   # prompts are looked for in PREFIX: another one, another object
 $(BUILD)/kernels/device.o: $(BUILD)/cuda-is   # with or without the second column
 .PHONY: $(if $(filter $(CUDA),$(shell cat $(BUILD)/cuda-is 2>/dev/null)),,$(BUILD)/cuda-is)
 $(BUILD)/cuda-is:
 	@mkdir -p $(@D)
 	@echo '$(CUDA)' > $@
+.PHONY: $(if $(filter $(PREFIX),$(shell cat $(BUILD)/prefix 2>/dev/null)),,$(BUILD)/prefix)
+$(BUILD)/prefix:
+	@mkdir -p $(@D)
+	@echo '$(PREFIX)' > $@
 $(BUILD)/kernels/device.o: ALLC += $(if $(filter 1,$(CUDA)),-DSAL_CUDA)
 $(BUILD)/kernels/cuda/%.o: kernels/cuda/%.cu
 	@mkdir -p $(@D)
@@ -89,7 +94,8 @@ $(BUILD)/tests/check_kernels: $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/kerne
 	@mkdir -p $(@D)
 	$(CC) $(ALLC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(CULIBS) -lm
 
-check: deps all $(UNIT:%=$(BUILD)/tests/%) $(BUILD)/tests/check_kernels   ## every test; ends with passed, failed, skipped
+HOSTBIN = $(if $(shell command -v $(CXX)),$(BUILD)/cuda_host/check_kernels $(patsubst %,$(BUILD)/cuda_host/bin/sal-%,generate score sft rmtrain ppo-step))
+check: deps all $(UNIT:%=$(BUILD)/tests/%) $(BUILD)/tests/check_kernels $(HOSTBIN)   ## every test; ends with passed, failed, skipped
 	@BUILD=$(BUILD) tests/run
 check-unit: $(UNIT:%=$(BUILD)/tests/%)   ## the C tests of lib/
 	@for t in $^; do $$t || exit 1; done

@@ -100,7 +100,7 @@ enum { SAVED = 20 };
 static void *host_sp;
 static void (*body)(void *);
 static void *body_ctx;
-static std::vector<struct stack *> spare;
+static std::vector<struct stack *> &spare = *new std::vector<struct stack *>; /* for as long as the process */
 #if ASAN
 static const void *host_low;
 static size_t host_size;
@@ -179,6 +179,12 @@ resume(struct thread *t)
 
 static std::vector<struct thread> threads;
 
+/* Lanes of a warp, as bits: there at all and not ended; waiting at a warp operation */
+struct warp {
+	unsigned live, waiting;
+};
+static std::vector<struct warp> warp_of;
+
 QUIET void
 barrier(int line)
 {
@@ -190,12 +196,10 @@ barrier(int line)
 QUIET uint64_t
 meet(int kind, int line, unsigned mask, uint64_t value, int from)
 {
-	struct thread *t = self, *warp = t - t->id % 32;
-	unsigned lanes = 0;
+	struct thread *t = self, *lane0 = t - t->id % 32;
+	struct warp *w = &warp_of[t->id / 32];
+	unsigned lanes = mask & w->live; /* those that have ended need not come */
 
-	for (unsigned l = 0; l < 32; l++) /* those that have ended need not come */
-		if ((mask >> l & 1) && (size_t)(warp - threads.data()) + l < threads.size() && warp[l].state != ENDED)
-			lanes |= 1u << l;
 	if (!(lanes >> (t->id % 32) & 1))
 		die("line %d: the lane is not in its own mask %08x", line, mask);
 	t->state = AT_WARP;
@@ -204,36 +208,33 @@ meet(int kind, int line, unsigned mask, uint64_t value, int from)
 	t->mask = mask;
 	t->value = value;
 	t->from = from;
-	for (unsigned l = 0; l < 32; l++) {
-		struct thread *o = &warp[l];
-
-		if (!(lanes >> l & 1))
-			continue;
-		if (o->state != AT_WARP) {
-			wait();
-			return t->result;
-		}
-		if (o->kind != kind || o->line != line || o->mask != mask)
-			die("lanes of a warp wait at lines %d and %d", line, o->line);
+	w->waiting |= 1u << t->id % 32;
+	if ((w->waiting & lanes) != lanes) {
+		wait();
+		return t->result;
 	}
+	for (unsigned l = 0; l < 32; l++)
+		if ((lanes >> l & 1) && (lane0[l].kind != kind || lane0[l].line != line || lane0[l].mask != mask))
+			die("lanes of a warp wait at lines %d and %d", line, lane0[l].line);
 	/* the last to come makes the exchange for all */
 	uint64_t votes = 0;
 	for (unsigned l = 0; l < 32; l++)
 		if (lanes >> l & 1)
-			votes |= (warp[l].value & 1) << l;
+			votes |= (lane0[l].value & 1) << l;
 	for (unsigned l = 0; l < 32; l++) {
-		struct thread *o = &warp[l];
+		struct thread *o = &lane0[l];
 
 		if (!(lanes >> l & 1))
 			continue;
 		if (kind == SHUFFLE && !(lanes >> o->from & 1))
 			die("line %d: lane %u reads lane %d, which takes no part", line, l, o->from);
-		o->result = kind == SHUFFLE ? warp[o->from].value : votes;
+		o->result = kind == SHUFFLE ? lane0[o->from].value : votes;
 		o->meetings += kind == SYNC;
 	}
 	for (unsigned l = 0; l < 32; l++)
 		if (lanes >> l & 1)
-			warp[l].state = RUNS;
+			lane0[l].state = RUNS;
+	w->waiting &= ~lanes;
 	return t->result;
 }
 
@@ -420,7 +421,10 @@ run_block(const std::vector<unsigned> &warps)
 						continue;
 					resume(&threads[i]);
 					again = moved = true;
-					live -= threads[i].state == ENDED;
+					if (threads[i].state == ENDED) {
+						live--;
+						warp_of[w].live &= ~(1u << i % 32);
+					}
 				}
 			}
 		size_t waiting = 0;
@@ -477,6 +481,9 @@ run(const char *name, const void *kernel, dim3 grid, dim3 size, size_t bytes, vo
 		shared_used = 0;
 		shared(NULL, bytes);
 		threads.assign(n, {});
+		warp_of.assign((n + 31) / 32, { 0xffffffffu, 0 });
+		if (n % 32)
+			warp_of.back().live = (1u << n % 32) - 1;
 		for (unsigned i = 0; i < n; i++) {
 			threads[i].id = i;
 			threads[i].index = { i % size.x, i / size.x % size.y, i / size.x / size.y };

@@ -23,6 +23,7 @@ ALPHA     ?= 16            # LoRA alpha           paper: 16
 N_JUDGE   ?= 32            # pairs judged by contrast, as a check of the labels
 UNDER     ?= Concise       # principle that PPO aligns with    paper: draws of 14
 NEGATED   ?=               # not empty: with its negation
+BRIEF     ?= $(if $(filter demo,$(P)),Concise,$(UNDER)) # principle that length could stand in for: the report sets it apart
 PPO_STEPS ?= 2             # PPO steps
 N_PPO     ?= 32            # rollouts a step      paper: 576
 PPO_NEW   ?= 48            # response length      paper: 1024
@@ -31,7 +32,7 @@ MINIBATCH ?= 16            # rollouts an update   paper: 288
 KL        ?= 0.01          # KL coefficient beta  paper: 0.01
 BONUS     ?= 0             # length bonus         paper: 5; 0: the principle alone decides
 PENALTY   ?= 0             # for an answer without a stop      paper: -6; a budget this short is rarely met
-$(call bare,BASE NEGATED P TEMPLATE SEED T N_TRAIN N_HELD N_SAMPLES MAX_NEW RM_LR RM_BATCH RM_EPOCHS R ALPHA N_JUDGE UNDER PPO_STEPS N_PPO PPO_NEW PPO_LR MINIBATCH KL BONUS PENALTY)
+$(call bare,BASE NEGATED P TEMPLATE SEED T N_TRAIN N_HELD N_SAMPLES MAX_NEW RM_LR RM_BATCH RM_EPOCHS R ALPHA N_JUDGE UNDER BRIEF PPO_STEPS N_PPO PPO_NEW PPO_LR MINIBATCH KL BONUS PENALTY)
 
 under := --under $(UNDER) $(if $(NEGATED),--negate)
 steps := $(shell seq 1 $(PPO_STEPS))
@@ -74,7 +75,7 @@ $(BASE)/judged.jsonl: $(BASE)/held.prefs.jsonl
 $(BASE)/judged.prefs.jsonl: $(BASE)/judged.jsonl
 	sal-rmdata --from judged -p $(P) --passes 1 --seed $(SEED) < $< $(KEEP)
 
-# 3. the reward model, and how it scores held-out pairs: under their principle, under its negation, and all under Concise
+# 3. the reward model, and how it scores held-out pairs: under their principle, under its negation, and all under one
 $(rm): $(BASE)/train.prefs.jsonl $(BASE)/train.turned.jsonl
 	cat $^ | sal-rmtrain -m $(MODEL) -o $(BASE)/rm -p $(P) --template $(TEMPLATE) --lora-r $(R) --lora-alpha $(ALPHA) --learning-rate $(RM_LR) \
 	  --batch $(RM_BATCH) --epochs $(RM_EPOCHS) --max-grad-norm 1 --seed $(SEED) $(call TOLD,$(BASE)/rm.jsonl)
@@ -83,9 +84,9 @@ $(BASE)/given.jsonl: $(BASE)/held.prefs.jsonl $(rm)
 $(BASE)/negated.jsonl: $(BASE)/held.prefs.jsonl $(rm)
 	$(score) --negate < $< $(KEEP)
 $(BASE)/concise.jsonl: $(BASE)/held+.jsonl $(BASE)/held-.jsonl $(rm)
-	cat $(BASE)/held+.jsonl $(BASE)/held-.jsonl | $(score) --under Concise $(KEEP)
+	cat $(BASE)/held+.jsonl $(BASE)/held-.jsonl | $(score) --under $(BRIEF) $(KEEP)
 $(BASE)/verbose.jsonl: $(BASE)/held+.jsonl $(BASE)/held-.jsonl $(rm)
-	cat $(BASE)/held+.jsonl $(BASE)/held-.jsonl | $(score) --under Concise --negate $(KEEP)
+	cat $(BASE)/held+.jsonl $(BASE)/held-.jsonl | $(score) --under $(BRIEF) --negate $(KEEP)
 
 # 4. PPO: each step samples, scores and updates
 $(WORK)/state0/state.json: $(rm)
@@ -113,6 +114,6 @@ $(WORK)/reference.jsonl: $(WORK)/after.jsonl
 
 answers: $(addprefix $(WORK)/,before.jsonl after.jsonl reference.jsonl)
 report: answers $(addprefix $(BASE)/,given.jsonl negated.jsonl concise.jsonl verbose.jsonl judged.prefs.jsonl)
-	@$(HERE)/report $(BASE) $(WORK) $(PPO_STEPS) "$(UNDER)$(if $(NEGATED), negated)" | tee $(WORK)/report.txt
+	@$(HERE)/report $(BASE) $(WORK) $(PPO_STEPS) "$(UNDER)$(if $(NEGATED), negated)" $(BRIEF) | tee $(WORK)/report.txt
 
 .PHONY: demo about answers report

@@ -21,14 +21,15 @@ steer: | about $(WORK)/steer.txt
 
 # a run of PPO under its principle
 define run
-$(WORK)/$(1)/after.jsonl: $(rm)
+$(WORK)/$(1)/after.jsonl: $(rm) $(BASE)/held.prompts
 	$$(MAKE) --no-print-directory -f $(HERE)/salmon.mk BIN=$(BIN) MODEL=$(MODEL) BASE=$(BASE) WORK=$(WORK)/$(1) UNDER=$(1:%-negated=%) \
 	  NEGATED=$(filter %-negated,$(1)) PPO_STEPS=$(PPO_STEPS) N_PPO=$(N_PPO) MINIBATCH=$(MINIBATCH) answers
 endef
 $(foreach r,$(RUNS),$(eval $(call run,$(r))))
 $(WORK)/before/after.jsonl: $(WORK)/$(firstword $(RUNS))/after.jsonl
 	mkdir -p $(@D)
-	cp $(WORK)/$(firstword $(RUNS))/before.jsonl $@
+	cp $(WORK)/$(firstword $(RUNS))/before.jsonl $@.tmp
+	mv $@.tmp $@
 
 # the answers of each under every view: whose reward rises where
 define seen

@@ -50,6 +50,26 @@ whole() { [ -e "$BATS_FILE_TMPDIR/whole/report.txt" ] || salmon "$BATS_FILE_TMPD
 	[[ "$output" == *"sal-generate: "*absent.gguf* ]]
 	[ ! -e "$T/w/held+.jsonl" ]
 }
+@test "salmon.mk: a log is whole when its target is there, however slow tee is" {
+	mkdir "$T/bin"
+	printf '#!/bin/sh\nsleep 1\nexec %s "$@"\n' "$(command -v tee)" > "$T/bin/tee"
+	chmod +x "$T/bin/tee"
+	PATH=$T/bin:$PATH salmon "$T/w" "$T/w/held+.jsonl" > "$T/out" 2>&1
+	grep -q '^sal-generate: 4 records' "$T/w/held+.jsonl.log"
+}
+@test "salmon.mk: with a user's own principles, from a tree with a blank in its name" {
+	mkdir "$T/a tree"
+	cp -R pipelines prompts "$T/a tree"
+	printf '[{"dimension":"Kind","definition":"Be kind.","negative_definition":"Be rude."},
+		{"dimension":"Brave","definition":"Be brave.","negative_definition":"Be timid."}]' > "$T/own.json"
+	cd "$T/a tree"
+	salmon "$T/w" P="$T/own.json" UNDER=Brave demo > "$T/out" 2> "$T/err"
+	grep -q 'other than Brave: accuracy' "$T/w/report.txt"
+	# a figure that cannot be had ends the report
+	rm "$T/w/verbose.jsonl"
+	run pipelines/report "$T/w" "$T/w" 2 Brave Brave
+	[ "$status" -ne 0 ]
+}
 @test "steer.mk: every run is seen under every principle, and best of N needs no training" {
 	whole
 	run make --no-print-directory -f pipelines/steer.mk BIN="$BIN" MODEL="$BATS_FILE_TMPDIR/model" BASE="$BATS_FILE_TMPDIR/whole" WORK="$T/steer" \

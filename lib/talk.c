@@ -4,6 +4,7 @@
 #include "lib/jsonl.h"
 #include "lib/random.h"
 #include "lib/reader.h"
+#include <errno.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -326,14 +327,75 @@ sal_talk_state(const struct sal_talk *t)
 {
 	struct sal_talk_state s = t->state;
 
-	s.model = t->r.m->path;
-	s.adapter = t->adapter;
 	s.format = sal_chat_name(t->r.chat);
-	s.system = t->cfg->system;
 	s.turns = t->n_turns;
 	s.left_out = t->first;
 	s.context = t->context;
 	return s;
+}
+
+/* ---- what answers are sampled with --------------------------------------------- */
+
+static const struct param {
+	const char *name;
+	size_t at;
+	enum sal_opt_kind kind;
+	double min, max;
+} params[] = {
+	{ "max-tokens", offsetof(struct sal_talk_config, max_tokens), SAL_OPT_INT, 1, 1 << 20 },
+	{ "temperature", offsetof(struct sal_talk_config, temperature), SAL_OPT_REAL, 0, 100 },
+	{ "top-p", offsetof(struct sal_talk_config, top_p), SAL_OPT_REAL, 0, 1 },
+	{ "top-k", offsetof(struct sal_talk_config, top_k), SAL_OPT_INT, 0, 1 << 24 },
+	{ "min-p", offsetof(struct sal_talk_config, min_p), SAL_OPT_REAL, 0, 1 },
+	{ "seed", offsetof(struct sal_talk_config, c.seed), SAL_OPT_U64, 0, 0 },
+};
+#define N_PARAMS (sizeof params / sizeof *params)
+
+int
+sal_talk_set(struct sal_talk_config *cfg, const char *name, const char *value)
+{
+	const struct param *p = params;
+	char *end;
+
+	while (p < params + N_PARAMS && strcmp(p->name, name) != 0)
+		p++;
+	if (p == params + N_PARAMS)
+		return sal_err("'%s' is none of max-tokens, temperature, top-p, top-k, min-p, seed", name);
+	void *at = (char *)cfg + p->at;
+	errno = 0;
+	if (p->kind == SAL_OPT_U64) {
+		unsigned long long x = strtoull(value, &end, 10);
+		if (!(*value >= '0' && *value <= '9') || *end || errno)
+			return sal_err("%s: '%s' is not a whole number from 0", name, value);
+		*(uint64_t *)at = x;
+		return 0;
+	}
+	double x = strtod(value, &end);
+	if (end == value || *end || !(x >= p->min && x <= p->max) || (p->kind == SAL_OPT_INT && x != floor(x)))
+		return sal_err("%s: '%s' is not a %snumber in %.10g..%.10g", name, value, p->kind == SAL_OPT_INT ? "whole " : "", p->min, p->max);
+	if (p->kind == SAL_OPT_INT)
+		*(int *)at = (int)x;
+	else
+		*(double *)at = x;
+	return 0;
+}
+
+void
+sal_talk_describe(const struct sal_talk *t, struct sal_buf *out)
+{
+	struct sal_talk_state s = sal_talk_state(t);
+
+	sal_buf_printf(out, "model %s, adapter %s, format %s, system %s\n", t->r.m->path, t->adapter ? t->adapter : "none", s.format,
+	    t->cfg->system ? t->cfg->system : "the format's own");
+	for (size_t i = 0; i < N_PARAMS; i++) {
+		const void *at = (const char *)t->cfg + params[i].at;
+		if (params[i].kind == SAL_OPT_U64)
+			sal_buf_printf(out, "%s %llu\n", params[i].name, (unsigned long long)*(const uint64_t *)at);
+		else
+			sal_buf_printf(out, "%s %.10g\n", params[i].name, params[i].kind == SAL_OPT_INT ? *(const int *)at : *(const double *)at);
+	}
+	sal_buf_printf(out, "%d turns, %d of them left out; context %d tokens; last prompt %d tokens, %d of them kept from before; answer %d tokens\n", s.turns,
+	    s.left_out, s.context, s.prompt, s.kept, s.said);
 }
 
 /* ---- an answer --------------------------------------------------------------- */

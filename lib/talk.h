@@ -50,8 +50,12 @@ void sal_talk_reset(struct sal_talk *t);                     /* forget all turns
 int sal_talk_adapter(struct sal_talk *t, const char *dir) SAL_USE_RESULT; /* NULL: the bare model; -1: as it was */
 int sal_talk_save(const struct sal_talk *t, const char *path) SAL_USE_RESULT; /* all turns, one record */
 
+/* Set one of max-tokens, temperature, top-p, top-k, min-p, seed, for the answers to come. */
+int sal_talk_set(struct sal_talk_config *cfg, const char *name, const char *value) SAL_USE_RESULT;
+void sal_talk_describe(const struct sal_talk *t, struct sal_buf *out); /* lines on what answers depend on, and on the last one */
+
 struct sal_talk_state {
-	const char *model, *adapter, *format, *system; /* adapter, system: NULL for none */
+	const char *format;
 	int turns, left_out, context; /* left_out: those of turns that the model no longer sees */
 	int prompt, kept, said;       /* tokens: of the last prompt, those of it whose keys were stored already, of the answer */
 	long tokens;                  /* read and said since the start */

@@ -4,7 +4,7 @@ load helper
 
 # kind; command; a good record, the @-th; one that lacks what the tool needs
 #   filter  answers each record as it comes      whole  reads all its input first      train  the same, writes OUT and a log
-#   talk    answers lines of text
+#   talk    answers lines of text      folder  reads no stdin: what it needs lies in a folder
 table() {
 	F=$BATS_FILE_TMPDIR
 	cat <<-END
@@ -20,6 +20,7 @@ table() {
 		filter;sal-filter --rules $F/rules.json;{"id":"r@","prompt":"hi","response":"So. A: hello @ th"};{"id":"x","prompt":"hi"}
 		whole;sal-prompts --cap 9 --near 1;{"id":"r@","problem":"text @"};{"id":"x"}
 		talk;sal-chat -m $M --max-tokens 3;hi @;
+		folder;sal-report -w $F/run;;
 		whole;sal-rmdata --passes 1;{"id":"r@","prompt":"hi","output_1":"a","output_2":"b","judgements":{"X":[@,1],"Y":[@,2]}};{"id":"x","prompt":"hi"}
 		whole;sal-rmdata --from hh;{"id":"r@","chosen":"\n\nHuman: Hi\n\nAssistant: a @","rejected":"\n\nHuman: Hi\n\nAssistant: b"};{"id":"x","chosen":"a"}
 		train;sal-sft -m $M -o OUT --lora-r 4;{"id":"r@","prompt_tokens":[1],"response_tokens":[2,@]};{"id":"x","prompt_tokens":[1]}
@@ -34,6 +35,8 @@ setup_file() {
 	echo '{"prompt_tokens":[1],"response_tokens":[2,3]}' | sal-sft -q -m "$M" -o policy --lora-r 4 > /dev/null
 	sal-ppo-step -q --init -m "$M" -a policy -o s0
 	echo '[{"dimension":"Short","definition":"be short","negative_definition":"be long"}]' > p.json
+	mkdir run
+	echo '{"id":"a","response":"b","reward":1}' | tee run/before.jsonl > run/after.jsonl
 	echo '{UserInstruction} {OutputA} {OutputB} {Dimension} Output (' > t.txt
 	echo '{"opening":"So.","answer":" A:","user":" B:","end":"!","delimiters":".","rename":["x","y"],"never":["z"]}' > rules.json
 }
@@ -64,7 +67,7 @@ said() { # STATUS TEXT: the command before ended so, with one line on stderr tha
 		[ "$($tool --version 2>> "$T/err")" = "$tool $(sed -n 's/^VERSION *:= *//p' Makefile)" ]
 		[ ! -s "$T/err" ]
 	}
-	every "filter whole train talk" each
+	every "filter whole train talk folder" each
 }
 @test "an unknown option, one without its argument and an operand are usage errors of one line" {
 	each() {
@@ -74,7 +77,7 @@ said() { # STATUS TEXT: the command before ended so, with one line on stderr tha
 			[ -z "$output" ]
 		done
 	}
-	every "filter whole train talk" each
+	every "filter whole train talk folder" each
 }
 @test "good records: exit 0, JSON on stdout, nothing on stderr with -q, without it a closing line" {
 	each() {
@@ -95,13 +98,13 @@ said() { # STATUS TEXT: the command before ended so, with one line on stderr tha
 		[ ! -s "$T/o" ] && [ ! -e "$out" ]
 		grep -q "^$tool: plan: " "$T/err"
 		[ "$(grep -vc "^$tool: plan: " "$T/err")" -eq 0 ]
-		[[ "$cmd" != *-m* ]] || grep -q "$M" "$T/err"
+		[[ "$cmd" != *" -m "* ]] || grep -q "$M" "$T/err"
 		[ -z "$($cmd --dry-run < . 2>&1)" ]
-		[[ "$cmd" == *-m* ]] || return 0
+		[[ "$cmd" == *" -m "* ]] || return 0
 		run bash -c "${cmd/-m $M/-m $T/none} --dry-run 2> '$T/err' < ."
 		said 1 "$T/none"
 	}
-	every "filter whole train talk" each
+	every "filter whole train talk folder" each
 }
 @test "order and unknown fields are kept, letter for letter" {
 	each() {
@@ -165,6 +168,7 @@ said() { # STATUS TEXT: the command before ended so, with one line on stderr tha
 }
 @test "a reader that leaves ends a tool without a word" {
 	each() {
+		[ "$kind" != folder ] || command -v gnuplot > /dev/null || return 0
 		records 3 > "$T/in"
 		exec 8> >(:)
 		wait $!
@@ -173,17 +177,19 @@ said() { # STATUS TEXT: the command before ended so, with one line on stderr tha
 		[ "$status" -eq 141 ] # SIGPIPE
 		[ ! -s "$T/err" ]
 	}
-	every "filter whole train talk" each
+	every "filter whole train talk folder" each
 }
 @test "a full disk and an input that cannot be read are reported" {
 	each() {
+		[ "$kind" != folder ] || command -v gnuplot > /dev/null || return 0
 		records 2 > "$T/in"
 		run bash -c "$cmd < '$T/in' 2> '$T/err' > /dev/full"
 		said 1 "stdout: "
 		[ ! -d "$out" ] || rm -r "$out"
+		[ "$kind" != folder ] || return 0
 		run bash -c "$cmd < . 2> '$T/err'"
 		said 1 "stdin: "
 		[ ! -e "$out" ]
 	}
-	every "filter whole train talk" each
+	every "filter whole train talk folder" each
 }

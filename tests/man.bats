@@ -12,6 +12,9 @@ setup_file() {
 	sal-synthpref -q -m model -p demo --judge contrast < samples.jsonl | sal-rmdata -q -p demo --passes 4 | head -n 36 > prefs.jsonl
 	head -n 16 prefs.jsonl | sal-rmtrain -q -m model -o rm -p demo --lora-r 4 --batch 8 > /dev/null
 	sal-score -q -m model -a rm --under Concise < samples.jsonl > scored.jsonl
+	mkdir run
+	sal-score -q -m model -a rm -p demo < prefs.jsonl > run/given.jsonl
+	tee run/before.jsonl < scored.jsonl > run/after.jsonl
 	sal-sft -q -m model -o policy --lora-r 4 < samples.jsonl > /dev/null
 	sal-ppo-step -q --init -m model -a policy --value-from rm -o state0
 	printf '{"chosen":"\\n\\nHuman: Hi\\n\\nAssistant: Hello.","rejected":"\\n\\nHuman: Hi\\n\\nAssistant: Go."}\n' | gzip > train.jsonl.gz
@@ -41,11 +44,12 @@ examples_of() {
 }
 
 @test "the examples of sal-best(1) run as they stand" { examples_of sal-best; }
-@test "the examples of sal-filter(1) run as they stand" { examples_of sal-filter; }
 @test "the examples of sal-chat(1) run as they stand" { examples_of sal-chat; }
+@test "the examples of sal-filter(1) run as they stand" { examples_of sal-filter; }
 @test "the examples of sal-generate(1) run as they stand" { examples_of sal-generate; }
 @test "the examples of sal-ppo-step(1) run as they stand" { examples_of sal-ppo-step; }
 @test "the examples of sal-prompts(1) run as they stand" { examples_of sal-prompts; }
+@test "the examples of sal-report(1) run as they stand" { command -v gnuplot > /dev/null || skip "no gnuplot"; examples_of sal-report; }
 @test "the examples of sal-rmdata(1) run as they stand" { examples_of sal-rmdata; }
 @test "the examples of sal-rmtrain(1) run as they stand" { examples_of sal-rmtrain; }
 @test "the examples of sal-score(1) run as they stand" { examples_of sal-score; }

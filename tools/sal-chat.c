@@ -3,7 +3,6 @@
 #include "lib/filter.h"
 #include "lib/line.h"
 #include "lib/talk.h"
-#include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -100,71 +99,23 @@ run_quit(struct chat *c, char *arg)
 	return 0;
 }
 
-struct param {
-	const char *name;
-	int *whole;
-	double *real;
-	uint64_t *seed;
-	double min, max;
-};
-
-static int
-set_param(const struct param *p, const char *value)
-{
-	char *end;
-
-	errno = 0;
-	if (p->seed) {
-		unsigned long long x = strtoull(value, &end, 10);
-		if (end == value || *end || errno || *value == '-')
-			return sal_err("/params %s: '%s' is not a whole number from 0", p->name, value);
-		*p->seed = x;
-		return 0;
-	}
-	double x = strtod(value, &end);
-	if (end == value || *end || !(x >= p->min && x <= p->max) || (p->whole && x != (double)(int)x))
-		return sal_err("/params %s: '%s' is not a %snumber in %.10g..%.10g", p->name, value, p->whole ? "whole " : "", p->min, p->max);
-	if (p->whole)
-		*p->whole = (int)x;
-	else
-		*p->real = x;
-	return 0;
-}
-
 static int
 run_params(struct chat *c, char *arg)
 {
-	struct sal_talk_config *g = &c->g;
-	const struct param params[] = {
-		{ "max-tokens", &g->max_tokens, NULL, NULL, 1, 1 << 20 },
-		{ "temperature", NULL, &g->temperature, NULL, 0, 100 },
-		{ "top-p", NULL, &g->top_p, NULL, 0, 1 },
-		{ "top-k", &g->top_k, NULL, NULL, 0, 1 << 24 },
-		{ "min-p", NULL, &g->min_p, NULL, 0, 1 },
-		{ "seed", NULL, NULL, &g->c.seed, 0, 0 },
-		{ 0 },
-	};
+	struct sal_buf b = { 0 };
 	char *value = arg + strcspn(arg, " =");
 
 	if (*arg) {
 		if (*value)
 			*value++ = '\0';
-		for (const struct param *p = params; p->name; p++)
-			if (strcmp(p->name, arg) == 0)
-				return set_param(p, value);
-		return sal_err("/params: '%s' is none of max-tokens, temperature, top-p, top-k, min-p, seed", arg);
+		return sal_talk_set(&c->g, arg, value);
 	}
-	struct sal_talk_state s = sal_talk_state(c->talk);
-	fprintf(stderr, "  model %s, adapter %s, format %s, system %s\n", s.model, s.adapter ? s.adapter : "none", s.format,
-	    s.system ? s.system : "the format's own");
-	for (const struct param *p = params; p->name; p++) {
-		if (p->seed)
-			fprintf(stderr, "  %s %llu\n", p->name, (unsigned long long)*p->seed);
-		else
-			fprintf(stderr, "  %s %g\n", p->name, p->whole ? (double)*p->whole : *p->real);
-	}
-	fprintf(stderr, "  %d turns, %d of them left out; context %d tokens; last prompt %d tokens, %d of them kept from before; answer %d tokens\n",
-	    s.turns, s.left_out, s.context, s.prompt, s.kept, s.said);
+	sal_talk_describe(c->talk, &b);
+	if (b.failed)
+		return sal_err("out of memory");
+	for (char *p = b.data, *end; (end = strchr(p, '\n')) != NULL; p = end + 1)
+		fprintf(stderr, "  %.*s\n", (int)(end - p), p);
+	sal_buf_free(&b);
 	return 0;
 }
 

@@ -270,7 +270,7 @@ out:
 }
 
 int
-sal_page_provenance(struct sal_page *p, const char *dir)
+sal_page_provenance(struct sal_page *p, const char *dir, const char *what)
 {
 	struct sal_buf *b = &p->body, commands = { 0 };
 	struct files f = { 0 };
@@ -278,7 +278,7 @@ sal_page_provenance(struct sal_page *p, const char *dir)
 
 	if (f.n)
 		qsort(f.name, (size_t)f.n, sizeof *f.name, by_name);
-	sal_buf_printf(b, "<details><summary>%d files: bytes, XXH3-64, and the last words of the tool that made them</summary>\n", f.n);
+	sal_buf_printf(b, "<details><summary>%d files of the %s: bytes, XXH3-64, and the last words of the tool that made them</summary>\n", f.n, what);
 	sal_buf_puts(b, "<div class=\"wide\"><table><thead><tr><th>file</th><th class=\"n\">bytes</th><th>XXH3-64</th><th>log</th></tr></thead><tbody>\n");
 	for (int i = 0; i < f.n; i++) {
 		rc = rc == 0 ? file_row(b, &commands, dir, f.name[i]) : rc;

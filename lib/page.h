@@ -18,7 +18,7 @@ void sal_page_section(struct sal_page *p, const char *id, const char *title);
 void sal_page_fact(struct sal_page *p, const char *what, const char *fmt, ...) SAL_PRINTF(3, 4);
 /* A figure in the section at hand; figures that follow each other stand side by side where there is room. */
 void sal_page_figure(struct sal_page *p, const char *title, const struct sal_axes *a, const struct sal_series *s, int n);
-/* Files of the folder: size, XXH3-64, the last line of its log; then the commands that its logs hold. */
-int sal_page_provenance(struct sal_page *p, const char *dir) SAL_USE_RESULT;
+/* Files of the folder, named "run" or "base": size, XXH3-64, the last line of its log; then the commands that its logs hold. */
+int sal_page_provenance(struct sal_page *p, const char *dir, const char *what) SAL_USE_RESULT;
 int sal_page_write(struct sal_page *p, const char *title, struct sal_buf *html) SAL_USE_RESULT; /* draws the figures */
 #endif

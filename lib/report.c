@@ -21,11 +21,14 @@ struct report {
 
 /* ---- small things ----------------------------------------------------------------- */
 
+/* A file of the run, or else of what it is based on. */
 static int
 load(struct report *r, struct sal_table *t, const char *name)
 {
 	int n = t->n, rc = sal_table_read(t, r->cfg->work, name);
 
+	if (rc == 0 && r->cfg->base)
+		rc = sal_table_read(t, r->cfg->base, name);
 	r->count->records += t->n - n;
 	return rc;
 }
@@ -666,6 +669,30 @@ under(struct sal_buf *b, const cJSON *rec)
 	sal_buf_puts(b, n ? "" : "no principle");
 }
 
+/* As the mean of what each answer brings to it, so that it has an error between prompts.  Answers are as x and y are. */
+static struct sal_mean
+correlation(const double *x, const double *y, const struct answer *a, int n)
+{
+	double r = sal_correlation(x, y, n), mx = 0, my = 0, xx = 0, yy = 0;
+	struct sal_tally t = { 0 };
+
+	for (int i = 0; i < n; i++) {
+		mx += x[i] / n;
+		my += y[i] / n;
+	}
+	for (int i = 0; i < n; i++) {
+		xx += (x[i] - mx) * (x[i] - mx) / n;
+		yy += (y[i] - my) * (y[i] - my) / n;
+	}
+	for (int i = 0; i < n && !isnan(r); i++) {
+		double u = (x[i] - mx) / sqrt(xx), v = (y[i] - my) / sqrt(yy);
+		sal_tally_add(&t, a[i].id, r + u * v - r / 2 * (u * u + v * v));
+	}
+	struct sal_mean m = sal_tally_mean(&t);
+	sal_tally_free(&t);
+	return m;
+}
+
 /* Mean reward of answers by their length, a series for each file. */
 static int
 reward_by_length(struct report *r)
@@ -698,7 +725,7 @@ reward_by_length(struct report *r)
 		}
 		if (rc != 0)
 			goto next;
-		double corr = sal_correlation(c, w, t.n);
+		struct sal_mean corr = correlation(c, w, a, t.n);
 		qsort(a, (size_t)t.n, sizeof *a, by_length);
 		for (int b = 0; b < 10; b++) {
 			struct sal_tally lengths = { 0 }, rewards = { 0 };
@@ -715,8 +742,8 @@ reward_by_length(struct report *r)
 		}
 		under(&title[k], t.r[0]->json);
 		char what[160];
-		snprintf(what, sizeof what, "Reward and length, under %.100s", title[k].data ? title[k].data : "");
-		sal_page_fact(&r->page, what, "correlation %.3f ± %.3f (%d answers)", corr, (1 - corr * corr) / sqrt(t.n), t.n);
+		snprintf(what, sizeof what, "Correlation of reward and length, under %.100s", title[k].data ? title[k].data : "");
+		fact_mean(r, what, corr, "answers");
 		s[k] = (struct sal_series){ .title = title[k].data, .mark = SAL_ERRORS, .color = k, .n = 10, .x = x[k], .y = y[k], .e = e[k] };
 		k++;
 next:
@@ -1106,9 +1133,9 @@ out:
 
 /* What a state says of how it was made, as name = value. */
 static int
-flags(struct report *r, const char *name)
+flags(struct report *r, const char *dir, const char *name)
 {
-	char *path = sal_path_join(r->cfg->work, name), *text;
+	char *path = sal_path_join(dir, name), *text;
 	struct sal_buf *b = &r->page.body;
 	const cJSON *e;
 	FILE *f;
@@ -1151,6 +1178,7 @@ flags(struct report *r, const char *name)
 static int
 provenance_section(struct report *r)
 {
+	const char *folder[2] = { r->cfg->work, r->cfg->base };
 	int last = largest(r->cfg->work, "state", "");
 	char name[64];
 
@@ -1158,9 +1186,18 @@ provenance_section(struct report *r)
 		return -1;
 	sal_page_section(&r->page, "provenance", "Provenance");
 	snprintf(name, sizeof name, "state%d/state.json", last);
-	if (flags(r, "rm/state.json") != 0 || flags(r, name) != 0)
-		return -1;
-	return sal_page_provenance(&r->page, r->cfg->work);
+	for (int i = 0; i < 2 && folder[i]; i++)
+		if (flags(r, folder[i], "rm/state.json") != 0 || (i == 0 && flags(r, folder[i], name) != 0) || sal_page_provenance(&r->page, folder[i], i ? "base" : "run") != 0)
+			return -1;
+	return 0;
+}
+
+static int
+check_folders(const struct sal_report_config *c)
+{
+	if (!sal_is_dir(c->work))
+		return sal_err("%s: not a folder", c->work);
+	return c->base && !sal_is_dir(c->base) ? sal_err("%s: not a folder", c->base) : 0;
 }
 
 int
@@ -1168,9 +1205,10 @@ sal_report_plan(void *cfg, struct sal_buf *out)
 {
 	const struct sal_report_config *c = cfg;
 
-	if (!sal_is_dir(c->work))
-		return sal_err("%s: not a folder", c->work);
-	sal_buf_printf(out, "a page of %s, with answers to %d prompts side by side\n", c->work, c->samples);
+	if (check_folders(c) != 0)
+		return -1;
+	sal_buf_printf(out, "a page of %s%s%s, with answers to %d prompts side by side\n", c->work, c->base ? " and " : "",
+	    c->base ? c->base : "", c->samples);
 	return 0;
 }
 
@@ -1181,8 +1219,8 @@ sal_report_page(const struct sal_report_config *cfg, struct sal_buf *html, struc
 	struct sal_buf title = { 0 };
 	int rc = -1;
 
-	if (!sal_is_dir(cfg->work))
-		return sal_err("%s: not a folder", cfg->work);
+	if (check_folders(cfg) != 0)
+		return -1;
 	if (sal_page_open(&r.page) != 0)
 		return -1;
 	if (steps_section(&r) != 0 || reward_section(&r) != 0 || judge_section(&r) != 0 || sampled_section(&r) != 0 || after_section(&r) != 0)

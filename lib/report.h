@@ -11,6 +11,7 @@
 struct sal_report_config {
 	struct sal_common c;
 	const char *work;  /* the folder */
+	const char *base;  /* NULL, or another one, for what the first lacks: stages that runs share */
 	const char *title; /* NULL: made of the folder's name */
 	int samples;       /* prompts whose answers are shown */
 };

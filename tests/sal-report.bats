@@ -67,7 +67,7 @@ fact() { sed -nE "s|^<tr><th scope=\"row\">$1</th><td>(.*)</td></tr>|\1|p" "$T/p
 	[ "$(fact 'Held-out prompts: gain of reward, prompt by prompt')" = "1.500 ± 0.102 (24 answers of 24 prompts)" ]
 	[ "$(fact 'Held-out prompts: KL an answer from the model before, nats')" = "1.500 ± 0.000 (24 answers of 24 prompts)" ]
 	[ "$(fact 'Reward model: loss, first and last tenth')" = "0.693, 0.580 (126 updates)" ]
-	[ "$(fact 'Reward and length, under Concise')" = "correlation -1.000 ± 0.000 (40 answers)" ]
+	[ "$(fact 'Correlation of reward and length, under Concise')" = "-1.000 ± 0.000 (40 answers of 40 prompts)" ]
 	[ "$(fact 'PPO: reward of the rollouts, first and last step')" = "1.000, 2.000" ]
 	# Concise decides 10 pairs, and [i - 3.5, 1] is for the first answer from i = 3 on: 8 of 0, 2, .. 18
 	[ "$(fact 'Judge: agreement with the label')" = "0.400 ± 0.110 (20 pairs of 20 prompts)" ]
@@ -106,6 +106,16 @@ fact() { sed -nE "s|^<tr><th scope=\"row\">$1</th><td>(.*)</td></tr>|\1|p" "$T/p
 	cp -R run "$T/run"
 	sal-report -q -w "$T/run" > "$T/run/report.html"
 	cmp "$T/a" "$T/run/report.html"
+}
+@test "--base: what the run lacks is taken from another folder, and both are listed" {
+	mkdir "$T/steer"
+	cp run/ppo*.jsonl run/before.jsonl run/after.jsonl "$T/steer"
+	sal-report -q -w "$T/steer" --base run > "$T/page"
+	[ -n "$(fact 'Reward model: accuracy, principle as given')" ]
+	grep -q '<code>given.jsonl</code>' "$T/page"
+	[ "$(grep -c '<code>after.jsonl</code>' "$T/page")" -eq 2 ]
+	run bash -c "sal-report -q -w run --base '$T/none' 2> '$T/err'"
+	refused 1
 }
 @test "a run that has not ended: what is not there is left out" {
 	for f in rm.jsonl given.jsonl negated.jsonl judged.jsonl ppo1.jsonl before.jsonl after.jsonl concise.jsonl held+.jsonl; do

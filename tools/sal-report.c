@@ -9,6 +9,7 @@ main(int argc, char *argv[])
 	struct sal_report_config g = { .samples = 8 };
 	const struct sal_opt opts[] = {
 		{ 'w', "work", SAL_OPT_STR, &g.work, 0, 0, "DIR", "folder of the run (required)" },
+		{ 0, "base", SAL_OPT_STR, &g.base, 0, 0, "DIR", "folder of what -w lacks: samples, preferences and reward model that runs share" },
 		{ 'n', "samples", SAL_OPT_INT, &g.samples, 0, 1 << 20, "N", "prompts whose answers are shown before and after [8]" },
 		{ 0, "title", SAL_OPT_STR, &g.title, 0, 0, "TEXT", "title of the page [SALMON run and the folder's name]" },
 		SAL_OPT_DRY(g.c),

@@ -69,11 +69,16 @@ $(BASE)/%.prefs.jsonl: $(BASE)/%+.jsonl $(BASE)/%-.jsonl
 $(BASE)/%.turned.jsonl: $(BASE)/%+.jsonl $(BASE)/%-.jsonl
 	cat $^ | sal-rmdata -q --from contrast-samples -p $(P) --negate 1 --seed $(SEED) $(KEEP)
 # a check of the labels: does the model itself find an answer likelier under the principle that it was given under?
-$(BASE)/judged.jsonl: $(BASE)/held.prefs.jsonl
-	shuf -n $(N_JUDGE) --random-source=$< $< | jq -c '{id, prompt, deciding, output_1: .chosen, output_2: .rejected}' \
-	  | sal-synthpref -m $(MODEL) -p $(P) --judge contrast $(KEEP)
-$(BASE)/judged.prefs.jsonl: $(BASE)/judged.jsonl
-	sal-rmdata --from judged -p $(P) --passes 1 --seed $(SEED) < $< $(KEEP)
+$(BASE)/pairs.jsonl: $(BASE)/held.prefs.jsonl
+	shuf -n $(N_JUDGE) --random-source=$< $< | jq -c '{id, prompt, deciding, output_1: .chosen, output_2: .rejected}' > $@.tmp
+	mv $@.tmp $@
+$(BASE)/judged.jsonl: $(BASE)/pairs.jsonl
+	sal-synthpref -m $(MODEL) -p $(P) --judge contrast < $< $(KEEP)
+# the same pairs by SALMON's judge, which is shown both answers in both orders: not a part of the demo
+$(BASE)/compared.jsonl: $(BASE)/pairs.jsonl
+	sal-synthpref -m $(MODEL) -p $(P) --judge compare < $< $(KEEP)
+$(BASE)/judged.prefs.jsonl $(BASE)/compared.prefs.jsonl: $(BASE)/%.prefs.jsonl: $(BASE)/%.jsonl
+	sal-rmdata --from judged -p $(P) --agree mean --passes 1 --seed $(SEED) < $< $(KEEP)
 
 # 3. the reward model, and how it scores held-out pairs: under their principle, under its negation, and all under one
 $(rm): $(BASE)/train.prefs.jsonl $(BASE)/train.turned.jsonl

@@ -49,7 +49,8 @@ $(WORK)/best/$(1).jsonl: $(WORK)/many.jsonl
 endef
 $(foreach v,$(views),$(eval $(call best,$(v))))
 
-$(WORK)/steer.txt: $(foreach w,$(who),$(foreach v,$(views),$(WORK)/$(w)/under-$(v).jsonl)) $(views:%=$(WORK)/best/%.jsonl)
-	$(HERE)/steer $(WORK) "$(RUNS)" "$(views)" $(KEEP)
+$(WORK)/steer.txt: $(foreach w,$(who),$(foreach v,$(views),$(WORK)/$(w)/under-$(v).jsonl)) $(views:%=$(WORK)/best/%.jsonl) \
+  $(BASE)/judged.prefs.jsonl $(BASE)/compared.prefs.jsonl
+	$(HERE)/steer $(BASE) $(WORK) "$(RUNS)" "$(views)" $(KEEP)
 
 .PHONY: steer

@@ -80,4 +80,5 @@ whole() { [ -e "$BATS_FILE_TMPDIR/whole/report.txt" ] || salmon "$BATS_FILE_TMPD
 		[ "$(grep -c "^  $r: " "$T/steer/steer.txt")" -eq 2 ]
 	done
 	[ "$(grep -c '^Poetic-negated  .*+-' "$T/steer/steer.txt")" -eq 1 ]
+	grep -q '^compare judge: agrees with the label on [0-9]* of 4 pairs' "$T/steer/steer.txt"
 }

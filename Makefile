@@ -70,6 +70,9 @@ $(BUILD)/kernels/cuda/%.o: kernels/cuda/%.cu
 $(BUILD)/cuda_host/%.cu.o: %.cu
 	@mkdir -p $(@D)
 	$(CXXHOST) -x c++ -c -o $@ $<
+$(BUILD)/cuda_host/%.race.o: %.cu
+	@mkdir -p $(@D)
+	$(CXXHOST) -fsanitize=thread -x c++ -c -o $@ $<
 $(BUILD)/cuda_host/%.cc.o: %.cc
 	@mkdir -p $(@D)
 	$(CXXHOST) -c -o $@ $<
@@ -78,6 +81,8 @@ $(BUILD)/cuda_host/%.c.o: %.c
 	$(CC) $(ALLC) $(CFLAGS) -DSAL_CUDA -c -o $@ $<
 $(BUILD)/cuda_host/check_kernels: $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/kernels/*.c)) $(CPUOBJ) $(ONHOST)
 	$(CXX) -fopenmp $(if $(SAN),-fsanitize=$(SAN)) $(LDFLAGS) -o $@ $^ -lm
+$(BUILD)/cuda_host/check_races: $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/kernels/*.c)) $(CPUOBJ) $(ONHOST:.cu.o=.race.o) $(BUILD)/cuda_host/tests/cuda_host/cuda_race.cc.o
+	$(CXX) -fopenmp $(LDFLAGS) -o $@ $^ -lm -ldl
 $(BUILD)/cuda_host/bin/%: $(BUILD)/tools/%.o $(filter-out $(BUILD)/kernels/%,$(LIBOBJ)) $(CPUOBJ) $(ONHOST)
 	@mkdir -p $(@D)
 	$(CXX) -fopenmp $(if $(SAN),-fsanitize=$(SAN)) $(LDFLAGS) -o $@ $^ $(LIBS)
@@ -103,12 +108,13 @@ check-kernels: $(BUILD)/tests/check_kernels   ## every operation against plain l
 	@for i in $(ISAS); do SAL_CPU=$$i $< || exit 1; done
 cuda: $(if $(NVCC),$(ONCARD))      ## kernels/cuda for the cards of CUARCH [80 90 120]; a spilled register is an error
 	@$(if $(NVCC),! grep -h 'spilled' $(ONCARD:.o=.ptxas) 2>/dev/null && echo "kernels/cuda: compiled for $(CUARCH:%=sm_%) without a spill",echo "make cuda: there is no nvcc"; exit 1)
-HOSTRUN = @echo "$(1)"; $(1) $(BUILD)/cuda_host/check_kernels cuda || exit 1
-check-cuda-host: $(BUILD)/cuda_host/check_kernels   ## every operation of kernels/cuda, compiled for this processor, in several orders of warps
+HOSTRUN = @echo "$(1)"; $(1) $(BUILD)/cuda_host/$(or $(2),check_kernels) cuda || exit 1
+check-cuda-host: $(BUILD)/cuda_host/check_kernels $(BUILD)/cuda_host/check_races   ## every operation of kernels/cuda, compiled for this processor, in several orders of warps
 	$(call HOSTRUN,CUDA_HOST_ORDER=forward)
 	$(call HOSTRUN,CUDA_HOST_ORDER=reverse)
 	$(call HOSTRUN,CUDA_HOST_ORDER=7)
 	$(call HOSTRUN,CUDA_HOST_LAZY=1)
+	$(call HOSTRUN,,check_races)
 lint:                              ## layers, headers and warnings as errors
 	@tests/lint
 

@@ -2,7 +2,8 @@
 /*
  * check_kernels.c - every operation of kernels.h against ref.c.
  *
- * usage: check_kernels [-v] [--bench] [DEVICE]
+ * usage: check_kernels [-v] [--bench] [--only WORD,...] [DEVICE]
+ * WORD: part of a test's name: linear, pack, rmsnorm, rope, attention, swiglu, head, logprob, sample, elements, adamw.
  *
  * Each call of an operation is made on devices of 1, 2 and 3 threads, from the
  * same bytes: the outputs must have the same bits, the guard bytes around every
@@ -1550,10 +1551,31 @@ bench(enum sal_dtype t)
 	}
 }
 
+/* Is this call of a test among those of --only? */
+static bool
+wanted(const char *call, const char *only)
+{
+	char word[64];
+
+	for (size_t n; only && *only; only += n + (only[n] == ',')) {
+		n = strcspn(only, ",");
+		snprintf(word, sizeof word, "%.*s", (int)n, only);
+		if (strstr(call, word))
+			return true;
+	}
+	return !only;
+}
+
+#define TEST(call)                         \
+	do {                               \
+		if (wanted(#call, only))   \
+			call;              \
+	} while (0)
+
 int
 main(int argc, char **argv)
 {
-	const char *device = NULL, *isa = getenv("SAL_CPU");
+	const char *device = NULL, *only = NULL, *isa = getenv("SAL_CPU");
 	bool benching = false;
 	char err[256];
 	size_t room = (size_t)320 << 20;
@@ -1563,10 +1585,12 @@ main(int argc, char **argv)
 			verbose = true;
 		} else if (!strcmp(argv[i], "--bench")) {
 			benching = true;
+		} else if (!strcmp(argv[i], "--only") && i + 1 < argc) {
+			only = argv[++i];
 		} else if (argv[i][0] != '-') {
 			device = argv[i];
 		} else {
-			fprintf(stderr, "usage: check_kernels [-v] [--bench] [DEVICE]\n");
+			fprintf(stderr, "usage: check_kernels [-v] [--bench] [--only WORD,...] [DEVICE]\n");
 			return 2;
 		}
 	}
@@ -1589,30 +1613,30 @@ main(int argc, char **argv)
 	} else {
 		for (int i = 0; i < 2; i++) {
 			enum sal_dtype t = i ? SAL_BF16 : SAL_F32;
-			test_pack(t);
-			test_linear(t, SAL_F32);
-			test_linear_grad(t, t);
-			test_linear_rows(t);
-			test_rmsnorm(SAL_F32, t);
-			test_rope(t);
-			test_attention(t);
-			test_attention_order(t);
-			test_swiglu(t);
-			test_head(t);
-			test_logprob(t);
-			test_sample_logprob(t);
+			TEST(test_pack(t));
+			TEST(test_linear(t, SAL_F32));
+			TEST(test_linear_grad(t, t));
+			TEST(test_linear_rows(t));
+			TEST(test_rmsnorm(SAL_F32, t));
+			TEST(test_rope(t));
+			TEST(test_attention(t));
+			TEST(test_attention_order(t));
+			TEST(test_swiglu(t));
+			TEST(test_head(t));
+			TEST(test_logprob(t));
+			TEST(test_sample_logprob(t));
 		}
-		test_linear(SAL_BF16, SAL_BF16);
-		test_linear_grad(SAL_F32, SAL_BF16);
-		test_linear_grad(SAL_BF16, SAL_F32);
-		test_linear_differences();
-		test_rmsnorm(SAL_BF16, SAL_F32);
-		test_rmsnorm(SAL_BF16, SAL_BF16);
-		test_sample();
-		test_sample_edges();
-		test_elements();
-		test_adamw();
-		test_failure(device);
+		TEST(test_linear(SAL_BF16, SAL_BF16));
+		TEST(test_linear_grad(SAL_F32, SAL_BF16));
+		TEST(test_linear_grad(SAL_BF16, SAL_F32));
+		TEST(test_linear_differences());
+		TEST(test_rmsnorm(SAL_BF16, SAL_F32));
+		TEST(test_rmsnorm(SAL_BF16, SAL_BF16));
+		TEST(test_sample());
+		TEST(test_sample_edges());
+		TEST(test_elements());
+		TEST(test_adamw());
+		TEST(test_failure(device));
 	}
 	printf("check_kernels: SAL_CPU=%s: %d passed, %d failed, 0 skipped\n", sal_dev_isa(dev), passed, failed);
 	sal_arena_free(arena);

@@ -268,8 +268,8 @@ void sal_logprob_backward(struct sal_dev *dev, struct sal_tensor dh, struct sal_
  *   token    [n]  out, I32      logprob  [n]  out, F32, equal to sal_logprob_forward's bit for bit
  * temperature 0: the largest logit (lowest id of equals), logprob at temperature 1.  Otherwise the distribution at
  * the temperature is cut to the top_k largest (0: all), then to the smallest set of at least top_p of the mass
- * (1: all), then to those of at least min_p times the largest probability (0: all), renormalised, and drawn by
- * inversion in order of token id.  logprob is of the whole distribution, before the cuts.  Ties at the edge of
+ * (1: all; 0: the largest alone), then to those of at least min_p times the largest probability (0: all), renormalised,
+ * and drawn by inversion in order of token id.  logprob is of the whole distribution, before the cuts.  Ties at the edge of
  * top_k or top_p: the lower id stays.
  */
 void sal_sample(struct sal_dev *dev, struct sal_tensor token, struct sal_tensor logprob, struct sal_tensor logits,

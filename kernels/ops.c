@@ -479,7 +479,7 @@ sal_sample(struct sal_dev *dev, struct sal_tensor token, struct sal_tensor logpr
 	CALL(sample, 2, token, logprob, logits, u);
 	NEED(logits.ndim == 2 && f32(logits) && logits.dim[1] > 0);
 	NEED(is1(token, SAL_I32, logits.dim[0]) && is1(logprob, SAL_F32, logits.dim[0]) && is1(u, SAL_F32, logits.dim[0]));
-	NEED(temperature >= 0 && top_k >= 0 && top_p > 0 && top_p <= 1 && min_p >= 0 && min_p <= 1);
+	NEED(temperature >= 0 && top_k >= 0 && top_p >= 0 && top_p <= 1 && min_p >= 0 && min_p <= 1);
 	if (empty(logits))
 		return;
 	RUN(0, sample, token, logprob, logits, u, temperature, top_k, top_p, min_p);

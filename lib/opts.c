@@ -124,10 +124,13 @@ static void set_choice(const struct sal_opt *o, const char *s)
 	sal_opts_fail("--%s: '%s' is not one of %s", o->name, s, o->arg);
 }
 
-static void add_string(struct sal_strs *l, const char *s)
+static void add_string(const struct sal_opt *o, const char *s)
 {
+	struct sal_strs *l = o->value;
 	const char **p = realloc(l->s, ((size_t)l->n + 1) * sizeof *p);
 
+	if (!*s)
+		sal_opts_fail("--%s: the argument is empty", o->name);
 	if (!p) {
 		sal_warn("out of memory");
 		exit(EXIT_FAILURE);
@@ -158,7 +161,7 @@ static void set_value(const struct sal_opt *o, const char *s)
 		set_choice(o, s);
 		break;
 	case SAL_OPT_LIST:
-		add_string(o->value, s);
+		add_string(o, s);
 		break;
 	case SAL_OPT_END_:
 		break;

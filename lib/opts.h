@@ -11,7 +11,7 @@
 enum sal_opt_kind {
 	SAL_OPT_END_, SAL_OPT_FLAG /* bool */, SAL_OPT_STR /* const char * */, SAL_OPT_INT /* int */,
 	SAL_OPT_U64 /* uint64_t */, SAL_OPT_REAL /* double; finite */, SAL_OPT_CHOICE /* int: index in "a|b|c" given as arg */,
-	SAL_OPT_LIST /* struct sal_strs: may be repeated */
+	SAL_OPT_LIST /* struct sal_strs: may be repeated, none empty */
 };
 struct sal_strs {
 	const char **s;

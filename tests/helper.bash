@@ -10,6 +10,7 @@ T=$BATS_TEST_TMPDIR
 prompts() { # N short prompts
 	for i in $(seq "$1"); do printf '{"id":"p%d","prompt":"hello the %d","keep":{"n":1.50}}\n' "$i" "$i"; done
 }
+tiny() { cp -R "$M" "$1" && chmod -R u+w "$1"; } # the tiny model at $1, to be changed
 # one line on stderr, that status
 refused() {
 	[ "$status" -eq "$1" ]

@@ -20,6 +20,7 @@ setup() {
 	mv first opt
 	unset SAL_PROMPTS
 	printf '{"prompt":"hi","output_1":"a","output_2":"b"}\n' | opt/bin/sal-synthpref -q -m "$M" -p demo --judge contrast | jq -e '.judgements.Concise | length == 2'
+	chmod -R u+w opt # the tree may be read-only
 	rm -r opt/share/salmon
 	run bash -c "opt/bin/sal-synthpref -q -m '$M' -p demo < /dev/null 2> '$T/err'"
 	refused 1

@@ -5,7 +5,7 @@ load helper
 # What the examples take for granted: a model, adapters, a state, and records of each kind.  The model is the tiny one with a longer context.
 setup_file() {
 	cd "$BATS_FILE_TMPDIR"
-	cp -R "$M" model
+	tiny model
 	jq '.max_position_embeddings = 2048' "$M/config.json" > model/config.json
 	head -n 4 "$ROOT/prompts/demo.jsonl" > prompts.jsonl
 	sal-generate -q -m model -n 3 --max-tokens 24 < prompts.jsonl > samples.jsonl

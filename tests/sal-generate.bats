@@ -20,8 +20,15 @@ gen() { sal-generate -q -m "$M" --max-tokens 12 --seed 3 "$@"; }
 		grep -q 'stdin:1' "$T/err"
 	done
 }
+@test "--top-p 0 keeps the likeliest token; an empty --stop, which ends every answer at once, is a usage error" {
+	prompts 3 | sal-generate -q -m "$M" --max-tokens 9 --temperature 0 | jq .response > "$T/greedy"
+	prompts 3 | sal-generate -q -m "$M" --max-tokens 9 --temperature 2 --top-p 0 | jq .response | cmp "$T/greedy" -
+	prompts 3 | sal-generate -q -m "$M" --max-tokens 9 --temperature 2 --top-p 1e-300 --top-k 9 | jq .response | cmp "$T/greedy" -
+	run bash -c "sal-generate -q -m '$M' --stop '' < /dev/null 2> '$T/err'"
+	refused 2
+}
 @test "a truncated model, a missing key and a missing file are each one line" {
-	cp -R "$M" "$T/m"
+	tiny "$T/m"
 	head -c 1000 "$M/model.safetensors" > "$T/m/model.safetensors"
 	run bash -c "echo '{\"prompt\":\"a\"}' | sal-generate -q -m '$T/m' 2> '$T/err'"
 	refused 1

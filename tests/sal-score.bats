@@ -53,7 +53,7 @@ load helper
 	grep -q 'stdin:1' "$T/err"
 }
 @test "text in dromedary's format is the sequence that sal-generate samples from" {
-	cp -R "$M" "$T/m"
+	tiny "$T/m"
 	jq '.max_position_embeddings = 2048' "$M/config.json" > "$T/m/config.json"
 	r='{"id":"a","prompt":"hi","response":"hello"}'
 	ids=$(echo '{"text":"hello"}' | sal-tokenize -q -m "$T/m" | jq -c .tokens)

@@ -26,6 +26,7 @@ struct trainer {
 	struct sal_engine *e; /* with a backward pass */
 	struct example *ex;
 	int n_ex, cap_ex, longest;
+	char name[17]; /* of the run: see name_run */
 	/* of the update at hand */
 	double *loss, *lead; /* per record; lead: of chosen over rejected */
 	double n_tokens;
@@ -285,6 +286,29 @@ reference_logprobs(struct trainer *tr)
 
 /* ---- the loop ------------------------------------------------------------ */
 
+/* One hash over all that decides the bytes of the result: what a saved run must have in common with this one to go on. */
+static int
+name_run(struct trainer *tr)
+{
+	const struct sal_train *t = tr->t;
+	struct sal_buf b = { 0 };
+
+	sal_buf_printf(&b, "%016llx %016llx %d %d %s %s ", (unsigned long long)tr->r.m->hash, (unsigned long long)tr->r.a->hash, t->c.dtype,
+	    t->c.quantize, sal_dev_isa(tr->r.m->dev), SAL_VERSION);
+	sal_buf_printf(&b, "%d %.17g %.17g %.17g %.17g %.17g %d %d %d %d %d %llu", t->loss, t->beta, t->learning_rate, t->weight_decay,
+	    t->max_grad_norm, t->warmup_ratio, t->warmup_steps, t->schedule, t->epochs, t->no_shuffle, t->c.batch, (unsigned long long)t->c.seed);
+	for (int i = 0; i < tr->n_ex; i++) {
+		const struct example *x = &tr->ex[i];
+		sal_buf_printf(&b, " %d %d %.17g", x->from[0], x->from[1], x->margin);
+		for (int k = 0; k < 2; k++)
+			sal_buf_printf(&b, " %016llx", (unsigned long long)sal_hash(x->ids[k].id, (size_t)x->ids[k].n * sizeof *x->ids[k].id));
+	}
+	if (!b.failed)
+		snprintf(tr->name, sizeof tr->name, "%016llx", (unsigned long long)sal_hash(b.data, b.len));
+	sal_buf_free(&b);
+	return tr->name[0] ? 0 : sal_err("out of memory");
+}
+
 static int
 save(struct trainer *tr, const char *dir, long step, bool moments)
 {
@@ -294,8 +318,8 @@ save(struct trainer *tr, const char *dir, long step, bool moments)
 
 	if (tmp == NULL)
 		return -1;
-	sal_buf_printf(&b, "{\"step\":%ld,\"records\":%d,\"batch\":%d,\"epochs\":%d,\"seed\":\"%llu\",\"sal_cpu\":\"%s\",\"version\":\"%s\"}\n", step,
-	    tr->n_ex, tr->t->c.batch, tr->t->epochs, (unsigned long long)tr->t->c.seed, sal_dev_isa(tr->r.m->dev), SAL_VERSION);
+	sal_buf_printf(&b, "{\"step\":%ld,\"run\":\"%s\",\"records\":%d,\"batch\":%d,\"epochs\":%d,\"seed\":\"%llu\",\"sal_cpu\":\"%s\",\"version\":\"%s\"}\n", step,
+	    tr->name, tr->n_ex, tr->t->c.batch, tr->t->epochs, (unsigned long long)tr->t->c.seed, sal_dev_isa(tr->r.m->dev), SAL_VERSION);
 	path = sal_path_join(tmp, "state.json");
 	if (path && !b.failed && sal_adapter_save(tr->r.a, tmp, tr->t->loss == SAL_LOSS_REWARD, !moments && tr->t->save_dtype == 1) == 0 &&
 	    (!moments || sal_adapter_save_moments(tr->r.a, tmp) == 0) && sal_write_file(path, b.data, b.len) == 0)
@@ -375,10 +399,16 @@ resume(struct trainer *tr, const char *dir)
 {
 	char *path = sal_path_join(dir, "state.json");
 	cJSON *j = path && sal_is_dir(dir) ? sal_json_read(path) : NULL;
-	int64_t step = 0, records, batch;
+	const char *run;
+	int64_t step = 0;
 
-	if (j && sal_json_int(j, "step", 1, INT64_C(1) << 50, &step) == 0 && sal_json_int(j, "records", 1, INT32_MAX, &records) == 0 &&
-	    sal_json_int(j, "batch", 1, INT32_MAX, &batch) == 0 && records == tr->n_ex && batch == tr->t->c.batch) {
+	if (j && ((run = sal_json_str(j, "run")) == NULL || sal_json_int(j, "step", 1, INT64_C(1) << 50, &step) != 0)) {
+		sal_err("%s: not a saved run", dir);
+		step = -1;
+	} else if (j && strcmp(run, tr->name) != 0) {
+		sal_err("%s: a saved run of another command, other records or another model: remove it to start anew", dir);
+		step = -1;
+	} else if (j) {
 		struct sal_adapter *a = sal_adapter_open(tr->r.m, dir, tr->t->loss == SAL_LOSS_REWARD);
 		if (a == NULL || sal_adapter_train(a, tr->t->c.batch) != 0 || sal_adapter_load_moments(a, dir) != 0) {
 			sal_adapter_close(a);
@@ -387,9 +417,6 @@ resume(struct trainer *tr, const char *dir)
 			sal_adapter_close(tr->r.a);
 			tr->r.a = a;
 		}
-	} else if (j) {
-		sal_err("%s: a saved run with other records or options", dir);
-		step = -1;
 	}
 	cJSON_Delete(j);
 	free(path);
@@ -410,7 +437,7 @@ loop(struct trainer *tr, FILE *out, struct sal_counts *count)
 	sal_buf_printf(&partial, "%s.partial", t->output);
 	if (!order || !tr->loss || !tr->lead || partial.failed)
 		rc = sal_err("out of memory");
-	if (rc == 0 && t->save_every && (done = resume(tr, partial.data)) < 0)
+	else if (name_run(tr) != 0 || (t->save_every && (done = resume(tr, partial.data)) < 0))
 		rc = -1;
 	count->total = total - done;
 	for (int e = 0; rc == 0 && e < t->epochs; e++) {

@@ -15,8 +15,19 @@ data() { for i in 1 2 3 4 5 6 7; do printf '{"prompt_tokens":[%d,2,3],"response_
 }
 @test "a run that was cut goes on to the same bytes" {
 	data | sal-sft -q -m "$M" -o "$T/a" $D --epochs 4 > /dev/null
-	data | sal-sft -q -m "$M" -o "$T/b" $D --epochs 4 --save-every 2 2> /dev/null | head -4 > /dev/null || true
-	data | sal-sft -q -m "$M" -o "$T/b" $D --epochs 4 --save-every 2 > /dev/null
+	touch "$T/b" # the result cannot be written; what was saved after update 10 of 12 can
+	run bash -c "$(declare -f data); data | sal-sft -q -m '$M' -o '$T/b' $D --epochs 4 --save-every 5 2> '$T/err' > /dev/null"
+	refused 1
+	rm "$T/b"
+	for other in "--seed 2" "--epochs 5" "--learning-rate 1e-3" "--dtype f32" "--lora-r 8" "--no-shuffle" "-a $T/a"; do
+		run bash -c "$(declare -f data); data | sal-sft -q -m '$M' -o '$T/b' $D --epochs 4 --save-every 5 $other 2> '$T/err' > /dev/null"
+		refused 1
+		grep -q 'b.partial: a saved run of another command' "$T/err"
+	done
+	run bash -c "$(declare -f data); data | tac | sal-sft -q -m '$M' -o '$T/b' $D --epochs 4 --save-every 5 2> '$T/err' > /dev/null"
+	refused 1
+	[ "$(data | sal-sft -q -m "$M" -o "$T/b" $D --epochs 4 --save-every 5 --micro-batch 7 -j 1 | wc -l)" -eq 2 ]
+	[ ! -e "$T/b.partial" ]
 	cmp "$T/a/adapter_model.safetensors" "$T/b/adapter_model.safetensors"
 }
 @test "an answer that was cut off teaches no end" {

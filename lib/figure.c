@@ -40,6 +40,13 @@ sal_figures_free(struct sal_figures *f)
 	free(f);
 }
 
+/* What gnuplot can draw: its axes end in errors near the largest doubles. */
+static double
+drawn(double x)
+{
+	return isnan(x) ? 0 : x > 1e30 ? 1e30 : x < -1e30 ? -1e30 : x;
+}
+
 /* ---- the script ---------------------------------------------------------------- */
 
 /* A text in gnuplot's single quotes, in which only the quote is special; control characters become blanks. */
@@ -99,7 +106,7 @@ sal_figure_add(struct sal_figures *f, const struct sal_axes *a, const struct sal
 	for (int i = 0; i < n; i++) {
 		sal_buf_printf(b, "$s%d << EOD\n", i);
 		for (int k = 0; k < s[i].n; k++) {
-			sal_buf_printf(b, "%.9g %.9g %.9g\n", s[i].x[k], s[i].y[k], s[i].e ? s[i].e[k] : 0.0);
+			sal_buf_printf(b, "%.9g %.9g %.9g\n", drawn(s[i].x[k]), drawn(s[i].y[k]), s[i].e ? drawn(s[i].e[k]) : 0.0);
 			low = s[i].x[k] < low ? s[i].x[k] : low;
 			high = s[i].x[k] > high ? s[i].x[k] : high;
 		}
@@ -201,8 +208,10 @@ run(const struct sal_buf *script, struct sal_buf *out)
 	if (whole_file(f[1], out) != 0 || whole_file(f[2], &said) != 0)
 		goto out;
 	if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
-		const char *why = said.data + strspn(said.data, "\n ^");
-		sal_err("gnuplot: failed: %.*s", (int)strcspn(why, "\n"), *why ? why : "no reason given");
+		while (said.len > 0 && strchr(" \n", said.data[said.len - 1])) /* the reason is the last line */
+			said.data[--said.len] = '\0';
+		const char *why = strrchr(said.data, '\n');
+		sal_err("gnuplot: failed: %s", why ? why + 1 : said.len ? said.data : "no reason given");
 		goto out;
 	}
 	rc = 0;

@@ -110,6 +110,8 @@ by_text(const void *a, const void *b)
 static void
 add_name(struct names *l, const char *s)
 {
+	if (s == NULL) /* of an array where an object should be */
+		return;
 	for (int i = 0; i < l->n; i++)
 		if (strcmp(l->s[i], s) == 0)
 			return;
@@ -121,7 +123,7 @@ add_name(struct names *l, const char *s)
 static int
 find_name(const struct names *l, const char *s)
 {
-	for (int i = 0; i < l->n; i++)
+	for (int i = 0; s && i < l->n; i++)
 		if (strcmp(l->s[i], s) == 0)
 			return i;
 	return -1;
@@ -175,8 +177,8 @@ histogram(const double *x, int n, double low, double high, double at[BINS], doub
 		part[b] = 0;
 	}
 	for (int i = 0; i < n; i++) {
-		int b = (int)((x[i] - low) / w);
-		part[b < 0 ? 0 : b >= BINS ? BINS - 1 : b] += 1.0 / n;
+		double b = (x[i] - low) / w;
+		part[b >= BINS ? BINS - 1 : b >= 0 ? (int)b : 0] += 1.0 / n;
 	}
 }
 
@@ -200,7 +202,7 @@ figure_histograms(struct report *r, const char *title, const char *label, const 
 			histogram(x[t], n[t], low, high, at[t], part[t]);
 			s[k++] = (struct sal_series){ .title = name[t], .mark = SAL_BARS, .color = t, .n = BINS, .x = at[t], .y = part[t] };
 		}
-	snprintf(range, sizeof range, "set boxwidth %.9g\nset yrange [0:*]\n", (high - low) / BINS);
+	snprintf(range, sizeof range, "set boxwidth %.9g\nset yrange [0:*]\n", fmin((high - low) / BINS, 1e30));
 	sal_page_figure(&r->page, title, &(struct sal_axes){ .x = label, .y = "share", .range = range }, s, k);
 }
 

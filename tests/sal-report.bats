@@ -130,6 +130,16 @@ fact() { sed -nE "s|^<tr><th scope=\"row\">$1</th><td>(.*)</td></tr>|\1|p" "$T/p
 	sal-report -q -w "$T/part" > "$T/page"
 	[ -z "$(sed -n '/<main>/,$p' "$T/page" | grep -wE 'nan|-nan|inf')" ]
 }
+@test "odd values make no odd page: huge numbers, an array of judgements, all the same" {
+	cp -R run "$T/r"
+	echo '{"id":"x","prompt":"Ask","output_1":"a","output_2":"b","judgements":[1,2]}' >> "$T/r/judged.jsonl"
+	echo '{"step":127,"loss":1e308,"accuracy":-1e308,"margin":0,"mean_reward":1e308}' >> "$T/r/rm.jsonl"
+	jq -c '.reward_chosen = 1e308 | .reward_rejected = -1e308' run/given.jsonl > "$T/r/given.jsonl"
+	jq -c '.reward = 2' run/concise.jsonl > "$T/r/concise.jsonl"
+	sal-report -q -w "$T/r" > "$T/page" 2> "$T/err"
+	[ ! -s "$T/err" ]
+	[ "$(fact 'Correlation of reward and length, under Concise')" = "none (0 answers of 0 prompts)" ]
+}
 @test "bad records, folders and disks are one line each, and no half of a page" {
 	for bad in 'hello' '{"id":"x"}' '{"id":"x","chosen":"a","rejected":"b","deciding":"C","reward_chosen":"1","reward_rejected":1}'; do
 		rm -rf "$T/r"

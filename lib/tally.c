@@ -194,12 +194,13 @@ sal_correlation(const double *x, const double *y, int n)
 		a += x[i] / n;
 		b += y[i] / n;
 	}
+	const double flat_x = 1e-24 * n * a * a, flat_y = 1e-24 * n * b * b; /* what rounding makes of numbers that are all the same */
 	for (int i = 0; i < n; i++) {
 		xy += (x[i] - a) * (y[i] - b);
 		xx += (x[i] - a) * (x[i] - a);
 		yy += (y[i] - b) * (y[i] - b);
 	}
-	return xx > 0 && yy > 0 ? xy / sqrt(xx * yy) : NAN;
+	return xx > flat_x && yy > flat_y ? xy / sqrt(xx * yy) : NAN;
 }
 
 int

@@ -17,6 +17,14 @@ KEEP = 2>&1 > $@.tmp | tee $@.log >&2 && mv $@.tmp $@
 TOLD = 2>&1 > $(1) | tee $(1).log >&2
 # a variable is a word: the comment beside it leaves no blanks
 bare = $(foreach v,$(1),$(eval $(v) := $(strip $($(v)))))
+# a folder belongs to one model, which $(1)/model names: figures of two would be told as those of one
+define for_model
+$(if $(filter-out $(MODEL),$(shell cat $(1)/model 2>/dev/null)),$(error $(1) was made with MODEL=$(shell cat $(1)/model): take another folder for $(MODEL), or remove it))
+$(1)/model: | $(MODEL)
+	mkdir -p $$(@D)
+	echo $(MODEL) > $$@.tmp
+	mv $$@.tmp $$@
+endef
 
 models/SmolLM2-135M-Instruct.Q4_1.gguf:
 	mkdir -p models

@@ -48,12 +48,11 @@ about:
 	  + $(N_TRAIN) * $(N_SAMPLES) * 6 * $(RM_EPOCHS) * ($(MAX_NEW) + 35) / 900 + $(N_HELD) * $(N_SAMPLES) * 12 * ($(MAX_NEW) + 35) / 2800 \
 	  + $(PPO_STEPS) * $(N_PPO) * ($(PPO_NEW) + 60) * 6 / 900 + $(N_HELD) * 4 * $(PPO_NEW) / 900 + 90) / 60 )) minutes on two cores with AVX-512 BF16, two to three times that with AVX2; files in $(WORK)"
 
-$(BASE)/train.prompts: $(PROMPTS) | $(MODEL)
-	mkdir -p $(@D)
+$(eval $(call for_model,$(BASE)))
+$(BASE)/train.prompts: $(PROMPTS) | $(BASE)/model
 	head -n $(N_TRAIN) $< > $@.tmp
 	mv $@.tmp $@
-$(BASE)/held.prompts: $(PROMPTS) | $(MODEL)
-	mkdir -p $(@D)
+$(BASE)/held.prompts: $(PROMPTS) | $(BASE)/model
 	sed -n "$$(($(N_TRAIN) + 1)),$$(($(N_TRAIN) + $(N_HELD)))p" $< > $@.tmp
 	mv $@.tmp $@
 

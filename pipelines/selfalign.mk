@@ -30,8 +30,8 @@ policy := $(WORK)/policy/adapter_config.json
 demo: report
 
 # 1. prompts: cleaned, within limits, each once, so many of a source
-$(WORK)/prompts.jsonl: $(PROMPTS) | $(MODEL)
-	mkdir -p $(WORK)
+$(eval $(call for_model,$(WORK)))
+$(WORK)/prompts.jsonl: $(PROMPTS) | $(WORK)/model
 	cat $(PROMPTS) | sal-prompts -m $(MODEL) --max-tokens $(MAX_PROMPT) --cap $(CAP) --seed $(SEED) $(KEEP)
 
 # 2. the model reads the rules, six examples and the prompt, thinks, and answers, until it hands the turn back
@@ -49,11 +49,10 @@ $(policy): $(WORK)/kept.jsonl $(IDENTITY)
 	  --lora-r $(R) --lora-alpha $(ALPHA) --seed $(SEED) $(call TOLD,$(WORK)/sft.jsonl)
 
 # 5. the same questions before and after, the likeliest answer to each
-$(WORK)/questions.jsonl: $(IDENTITY)
-	mkdir -p $(WORK)
+$(WORK)/questions.jsonl: $(IDENTITY) | $(WORK)/model
 	head -n 3 $< | jq -c '{id, prompt}' > $@.tmp
 	mv $@.tmp $@
-$(WORK)/before.jsonl: $(WORK)/questions.jsonl | $(MODEL)
+$(WORK)/before.jsonl: $(WORK)/questions.jsonl
 	sal-generate -q -m $(MODEL) $(format) --temperature 0 --max-tokens 48 < $< $(KEEP)
 $(WORK)/after.jsonl: $(WORK)/questions.jsonl $(policy)
 	sal-generate -q -m $(MODEL) -a $(WORK)/policy $(format) --temperature 0 --max-tokens 48 < $< $(KEEP)

@@ -5,7 +5,7 @@ load helper
 
 setup_file() {
 	export MAKEFLAGS=
-	cp -R "$BATS_TEST_DIRNAME/data/tiny" "$BATS_FILE_TMPDIR/model"
+	tiny "$BATS_FILE_TMPDIR/model"
 	jq '.max_position_embeddings = 2048' "$BATS_TEST_DIRNAME/data/tiny/config.json" > "$BATS_FILE_TMPDIR/model/config.json"
 }
 salmon() { # WORK TARGET...
@@ -57,9 +57,18 @@ whole() { [ -e "$BATS_FILE_TMPDIR/whole/report.txt" ] || salmon "$BATS_FILE_TMPD
 	PATH=$T/bin:$PATH salmon "$T/w" "$T/w/held+.jsonl" > "$T/out" 2>&1
 	grep -q '^sal-generate: 4 records' "$T/w/held+.jsonl.log"
 }
+@test "salmon.mk, selfalign.mk: a folder belongs to one model" {
+	whole
+	for mk in smoke selfalign; do
+		run make --no-print-directory -f pipelines/$mk.mk BIN="$BIN" MODEL="$M" WORK="$BATS_FILE_TMPDIR/whole" demo
+		[ "$status" -eq 2 ]
+		[[ "$output" == *"/whole was made with MODEL=$BATS_FILE_TMPDIR/model: take another folder"* ]]
+	done
+}
 @test "salmon.mk: with a user's own principles, from a tree with a blank in its name" {
 	mkdir "$T/a tree"
 	cp -R pipelines prompts "$T/a tree"
+	chmod -R u+w "$T/a tree"
 	printf '[{"dimension":"Kind","definition":"Be kind.","negative_definition":"Be rude."},
 		{"dimension":"Brave","definition":"Be brave.","negative_definition":"Be timid."}]' > "$T/own.json"
 	cd "$T/a tree"

@@ -225,7 +225,7 @@ out:
 
 /* ---- the SVG --------------------------------------------------------------------- */
 
-/* One document of gnuplot's, [p, end), line by line: without ids and definitions, groups that hold nothing, and colours as rgb(). */
+/* One document of gnuplot's, [p, end), line by line: without ids, names and definitions, groups that hold nothing, and colours as rgb(). */
 static char *
 fit(const char *p, const char *end)
 {
@@ -250,7 +250,10 @@ fit(const char *p, const char *end)
 		}
 		for (size_t i = 0; i < n;) {
 			int c[3];
-			if (strncmp(p + i, " id=\"", 5) == 0) {
+			const char *close = strncmp(p + i, "<title>", 7) == 0 ? strstr(p + i, "</title>") : NULL; /* a name that pops up */
+			if (close && close < p + n) {
+				i = (size_t)(close - p) + 8;
+			} else if (strncmp(p + i, " id=\"", 5) == 0) {
 				i += 5 + strcspn(p + i + 5, "\"") + 1;
 			} else if (strncmp(p + i, "rgb(", 4) == 0 && sscanf(p + i, "rgb(%3d,%3d,%3d)%n", &c[0], &c[1], &c[2], &skip) == 3 && skip > 0) {
 				sal_buf_printf(&b, "#%02x%02x%02x", c[0], c[1], c[2]);

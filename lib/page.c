@@ -19,7 +19,7 @@ static const char style[] =
     "h1{font-size:1.6rem;margin:.5rem 0}h2{font-size:1.25rem;margin:2.5rem 0 .75rem;border-bottom:1px solid var(--line);padding-bottom:.25rem}\n"
     "h3{font-size:1rem;margin:1.5rem 0 .5rem}p{margin:.5rem 0;max-width:46rem}a{color:var(--a)}nav{margin-bottom:1rem}nav a{margin-right:1rem}.soft{color:var(--soft)}\n"
     ".wide{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}\n"
-    "th,td{text-align:left;vertical-align:top;padding:.3rem .75rem .3rem 0;border-bottom:1px solid var(--line)}th{font-weight:600}td.n,th.n{text-align:right}\n"
+    "th,td{text-align:left;vertical-align:top;padding:.3rem .75rem .3rem 0;border-bottom:1px solid var(--line)}th{font-weight:600}td.n,th.n{text-align:right}td.n{white-space:nowrap}\n"
     "code,pre{font:.8rem/1.45 ui-monospace,monospace}pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--card);padding:.75rem;border-radius:.4rem}\n"
     ".figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,21rem),1fr));gap:1rem}\n"
     "figure{margin:0;padding:.75rem;background:var(--card);border-radius:.4rem}figcaption{font-size:.9rem;font-weight:600}\n"
@@ -31,7 +31,7 @@ static const char style[] =
     "svg [stroke=\"#888888\"]{stroke:var(--grid)}svg [color=\"#888888\"]{color:var(--grid)}\n"
     ".pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:1rem}\n"
     ".pair>div,.ask{background:var(--card);border-radius:.4rem;padding:.75rem;overflow-wrap:anywhere}.ask{border-left:.25rem solid var(--a)}\n"
-    ".text{white-space:pre-wrap}.ask,.pair{margin:.5rem 0}\n";
+    ".text{white-space:pre-wrap}.ask,.pair{margin:.5rem 0}article{margin:1.5rem 0}.figures+.wide{margin-top:1rem}\n";
 
 int
 sal_page_open(struct sal_page *p)

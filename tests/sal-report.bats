@@ -49,6 +49,7 @@ fact() { sed -nE "s|^<tr><th scope=\"row\">$1</th><td>(.*)</td></tr>|\1|p" "$T/p
 	[ -z "$(grep -oE '(src|href)="?(https?:|//|[a-z]+\.)[^ >]*' "$T/page")" ]
 	[ -z "$(grep -nE '<(script|link|img|iframe|object)|@import|url\(' "$T/page")" ]
 	[ -z "$(grep -n $'\x01\|\x1b' "$T/page")" ]
+	[ "$(grep -c '<title>' "$T/page")" -eq 1 ]
 }
 @test "it is valid HTML, each id once" {
 	sal-report -q -w run > "$T/page"

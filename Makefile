@@ -8,6 +8,9 @@ PREFIX  ?= /usr/local
 NVCC    ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
 CUDA    ?= $(if $(and $(NVCC),$(wildcard /dev/nvidia0)),1,0)
 CUARCH  ?= 80 90 120
+ifeq ($(CUDA)$(NVCC),1)
+$(error CUDA=1: there is no nvcc)
+endif
 BUILD   ?= build$(if $(filter command line,$(origin CUDA)),-cuda$(CUDA))$(if $(SAN),-san)$(if $(DEBUG),-debug)
 PKGS    := libcjson libxxhash libpcre2-8 libutf8proc libedit
 VERSION := 0.1.0
@@ -107,7 +110,9 @@ check-unit: $(UNIT:%=$(BUILD)/tests/%)   ## the C tests of lib/
 check-kernels: $(BUILD)/tests/check_kernels   ## every operation against plain loops in double, on each instruction set
 	@for i in $(ISAS); do SAL_CPU=$$i $< || exit 1; done
 cuda: $(if $(NVCC),$(ONCARD))      ## kernels/cuda for the cards of CUARCH [80 90 120]; a spilled register is an error
-	@$(if $(NVCC),! grep -h 'spilled' $(ONCARD:.o=.ptxas) 2>/dev/null && echo "kernels/cuda: compiled for $(CUARCH:%=sm_%) without a spill",echo "make cuda: there is no nvcc"; exit 1)
+	@$(if $(NVCC),! grep -h 'spilled' $(BUILD)/kernels/cuda/*.ptxas && echo "kernels/cuda: compiled for $(CUARCH:%=sm_%) without a spill",echo "make cuda: there is no nvcc"; exit 1)
+cuda-report: cuda                  ## what each kernel takes of a card: registers, shared memory, spills, occupancy
+	@tests/cuda_host/report $(patsubst %.o,%.ptxas,$(filter-out %/table.o,$(ONCARD)))
 HOSTRUN = @echo "$(1)"; $(1) $(BUILD)/cuda_host/$(or $(2),check_kernels) cuda || exit 1
 check-cuda-host: $(BUILD)/cuda_host/check_kernels $(BUILD)/cuda_host/check_races   ## every operation of kernels/cuda, compiled for this processor, in several orders of warps
 	$(call HOSTRUN,CUDA_HOST_ORDER=forward)
@@ -118,7 +123,7 @@ check-cuda-host: $(BUILD)/cuda_host/check_kernels $(BUILD)/cuda_host/check_races
 lint:                              ## layers, headers and warnings as errors
 	@tests/lint
 
-DEBS := gcc make pkg-config libcjson-dev libxxhash-dev libpcre2-dev libutf8proc-dev libedit-dev bats jq gnuplot-nox mandoc python3-pip
+DEBS := gcc g++ make pkg-config libcjson-dev libxxhash-dev libpcre2-dev libutf8proc-dev libedit-dev bats jq gnuplot-nox mandoc python3-pip
 NEED  = pkg-config --exists $(PKGS) && command -v bats jq gcc >/dev/null
 deps:                              ## install what is missing (Debian, as root), or print the line to type
 	@$(NEED) 2>/dev/null || { if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -146,6 +151,6 @@ install: all                       ## tools, pages, prompts and pipelines into P
 clean:                             ## remove build/ and its variants
 	rm -rf build build-*
 
-.PHONY: all help check check-unit check-kernels cuda check-cuda-host lint deps demo learn steer install clean
+.PHONY: all help check check-unit check-kernels cuda cuda-report check-cuda-host lint deps demo learn steer install clean
 .SECONDARY:
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -283,11 +283,12 @@ delta_kernel(float *delta, const T *dy, const T *y, int64_t n, int d)
 	int64_t head = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
 	float s = 0;
 
-	if (head < n) /* the same for all lanes of a warp */
-		for (int i = threadIdx.x % 32; i < d; i += 32)
-			s = fmaf(get(dy, head * d + i), get(y, head * d + i), s);
+	if (head >= n)
+		return; /* a whole warp; no barrier follows */
+	for (int i = threadIdx.x % 32; i < d; i += 32)
+		s = fmaf(get(dy, head * d + i), get(y, head * d + i), s);
 	s = warp_sum(s);
-	if (head < n && threadIdx.x % 32 == 0)
+	if (threadIdx.x % 32 == 0)
 		delta[head] = s;
 }
 

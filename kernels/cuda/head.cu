@@ -16,11 +16,12 @@ head_kernel(float *y, const T *h, const float *w, const float *b, int64_t n, int
 	int64_t row = (int64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
 	float s = 0;
 
-	if (row < n) /* the same for all lanes of a warp */
-		for (int j = threadIdx.x % 32; j < c; j += 32)
-			s = fmaf(get(h, row * c + j), w[j], s);
+	if (row >= n)
+		return; /* a whole warp; no barrier follows */
+	for (int j = threadIdx.x % 32; j < c; j += 32)
+		s = fmaf(get(h, row * c + j), w[j], s);
 	s = warp_sum(s);
-	if (row < n && threadIdx.x % 32 == 0)
+	if (threadIdx.x % 32 == 0)
 		y[row] = s + (b ? *b : 0.0f);
 }
 

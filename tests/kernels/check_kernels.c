@@ -934,7 +934,7 @@ test_elements(void)
 		done();
 	}
 	for (int t = 0; t < 2; t++) {
-		int N = 41, n = 13, C = 37;
+		int N = 41, n = 13, C = 301;
 		int32_t idx[13];
 		double *x = vals(types[t], N * C, 1), *y = zeros(n * C), *z = zeros(N * C);
 
@@ -1425,6 +1425,28 @@ test_failure(const char *device)
 		sal_zero(d, y);
 		if (sal_dev_sync(d) != -1)
 			fail("forgotten");
+		sal_arena_free(a);
+		sal_dev_close(d);
+	}
+	for (int i = 0; i < 2; i++) { /* the id is the caller's input: a failure, not a read out of bounds */
+		if ((d = sal_dev_open(device, 1, err, sizeof err)) == NULL) {
+			fail("%s", err);
+			break;
+		}
+		struct sal_arena *a = sal_arena_new(d, 4096);
+		struct sal_weight w = sal_weight_new(a, SAL_F32, 4, 2, false);
+		struct sal_tensor ids = sal_tensor_new(a, SAL_I32, 1, 2, 0, 0, 0), y = sal_tensor_new(a, SAL_F32, 2, 2, 2, 0, 0);
+		struct sal_tensor l = sal_tensor_new(a, SAL_F32, 1, 2, 0, 0, 0), lse = sal_tensor_new(a, SAL_F32, 1, 2, 0, 0, 0);
+
+		sal_upload(d, ids, i ? (int32_t[]){ 3, 4 } : (int32_t[]){ -1, 0 });
+		sal_upload(d, y, (float[4]){ 0 });
+		sal_weight_pack(d, w, 0, sal_tensor_view(sal_tensor_new(a, SAL_F32, 1, 8, 0, 0, 0), 2, 4, 2, 0, 0), 1);
+		if (i)
+			sal_logprob_forward(d, l, lse, SAL_NONE, y, w, ids, 1);
+		else
+			sal_embedding_forward(d, y, w, ids);
+		if (sal_dev_sync(d) != -1 || !strstr(sal_dev_error(d), i ? "target" : "id"))
+			fail("an id outside the vocabulary: '%s'", sal_dev_error(d));
 		sal_arena_free(a);
 		sal_dev_close(d);
 	}

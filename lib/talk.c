@@ -18,6 +18,7 @@ struct sal_talk {
 	struct sal_reader r;
 	char *adapter; /* the folder of r.a */
 	bool raw;      /* format none: a question is read by itself */
+	const char *system; /* turn; NULL: the format's own */
 	const char **stop;
 	int n_stop;
 	char **turn; /* the user's at even places, the answers at odd ones */
@@ -82,10 +83,13 @@ sal_talk_open(const struct sal_talk_config *cfg)
 	if (sal_reader_open(&t->r, &cfg->c, true, cfg->format) != 0)
 		goto fail;
 	t->raw = strcmp(sal_chat_name(t->r.chat), "none") == 0;
-	if (t->raw && cfg->system) {
+	if (t->raw && (cfg->system || cfg->principles)) {
 		sal_err("format none has no system turn: give --format");
 		goto fail;
 	}
+	if (sal_reader_prompts(&t->r, cfg->principles, NULL) != 0 || (cfg->principles && cfg->sign && sal_reader_negatives(&t->r) != 0))
+		goto fail;
+	t->system = cfg->system;
 	for (int i = 0; i < cfg->stop.n; i++)
 		if (cfg->stop.s[i][0])
 			t->stop[t->n_stop++] = cfg->stop.s[i];
@@ -200,8 +204,8 @@ record(const struct sal_talk *t, int from)
 	int rc = messages ? 0 : -1;
 	char *text = NULL;
 
-	if (rc == 0 && t->cfg->system)
-		rc = add_turn(messages, "system", t->cfg->system);
+	if (rc == 0 && t->system)
+		rc = add_turn(messages, "system", t->system);
 	for (int i = from; rc == 0 && i < t->n_turns; i++)
 		rc = add_turn(messages, i % 2 ? "assistant" : "user", t->turn[i]);
 	if (rc == 0)
@@ -230,6 +234,28 @@ encode(struct sal_talk *t, int from)
 	return rc;
 }
 
+/* The principle of a conversation that begins: drawn as sal-generate does for this question. */
+static int
+choose(struct sal_talk *t)
+{
+	struct sal_record *r;
+	char *text, *id = NULL;
+	int pick, rc = -1;
+
+	t->system = NULL;
+	text = record(t, 0);
+	r = text ? sal_record_parse(text, strlen(text), 0) : NULL;
+	if (r && (id = sal_record_id(r)) != NULL) {
+		struct sal_random random = sal_random_open(t->cfg->c.seed, "principles", id, 0);
+		if ((rc = sal_principles_draw(t->r.principles, 1, 0, &random, &pick)) == 0)
+			t->system = t->cfg->sign ? t->r.principles->p[pick].negative : t->r.principles->p[pick].definition;
+	}
+	sal_record_free(r);
+	free(text);
+	free(id);
+	return rc;
+}
+
 int
 sal_talk_ask(struct sal_talk *t, const char *text, int *dropped)
 {
@@ -243,6 +269,8 @@ sal_talk_ask(struct sal_talk *t, const char *text, int *dropped)
 	}
 	if (push_turn(t, text) != 0)
 		return -1;
+	if (t->r.principles && t->n_turns == 1 && choose(t) != 0)
+		goto fail;
 	if (t->raw)
 		first = t->n_turns - 1;
 	for (;; first += 2) {
@@ -386,7 +414,7 @@ sal_talk_describe(const struct sal_talk *t, struct sal_buf *out)
 	struct sal_talk_state s = sal_talk_state(t);
 
 	sal_buf_printf(out, "model %s, adapter %s, format %s, system %s\n", t->r.m->path, t->adapter ? t->adapter : "none", s.format,
-	    t->cfg->system ? t->cfg->system : "the format's own");
+	    t->system ? t->system : "the format's own");
 	for (size_t i = 0; i < N_PARAMS; i++) {
 		const void *at = (const char *)t->cfg + params[i].at;
 		if (params[i].kind == SAL_OPT_U64)

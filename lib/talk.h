@@ -18,7 +18,8 @@ struct sal_talk_config { /* those of sampling may change between turns */
 	int max_tokens, top_k, context; /* context: tokens of a conversation; 0: the model's, SAL_TALK_CONTEXT at most */
 	double temperature, top_p, min_p;
 	struct sal_strs stop;
-	const char *format, *system;
+	const char *format, *system, *principles; /* principles: one of them is the system turn, drawn with the first question */
+	int sign;                                 /* 1: its negation */
 };
 struct sal_talk;
 struct sal_talk *sal_talk_open(const struct sal_talk_config *cfg); /* cfg stays the caller's.  NULL: errmsg */

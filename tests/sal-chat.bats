@@ -85,6 +85,22 @@ until_shown() {
 	cmp "$T/want" "$T/out"
 	[ "$(sort -u "$T/want" | wc -l)" -gt 1 ]
 }
+@test "-p: a drawn principle or its negation is the system turn until /reset" {
+	echo '[{"dimension":"A","definition":"be A","negative_definition":"not A"},{"dimension":"B","definition":"be B","negative_definition":"not B"}]' > "$T/p.json"
+	printf '%s\n' one two "/save $T/s" /reset $(for i in $(seq 9); do echo "q$i" "/save@$T/s$i" /reset; done) | tr @ ' ' | chat -p "$T/p.json" > "$T/out"
+	jq -e '.messages | length == 5 and .[0].role == "system" and (.[0].content | test("^be [AB]$"))' "$T/s"
+	diff <(asked "$T/s" | said) <(head -n 2 "$T/out")
+	[ "$(cat "$T"/s? | jq -r '.messages[0].content' | sort -u | tr '\n' ,)" = "be A,be B," ]
+	# the same draw as sal-generate's
+	d=$(echo '{"messages":[{"role":"user","content":"one"}]}' | sal-generate -q -m "$M" --max-tokens 1 --seed 3 -p "$T/p.json" | jq -r .sampled_under.dimension)
+	[ "$(jq -r '.messages[0].content' "$T/s")" = "be $d" ]
+	printf '%s\n' one "/save $T/s" | chat -p "$T/p.json" --sign - > "$T/out"
+	[ "$(jq -r '.messages[0].content' "$T/s")" = "not $d" ]
+	run bash -c "sal-chat -m '$M' -p demo --system x 2> '$T/err'"
+	refused 2
+	run bash -c "sal-chat -q -m '$M' -p '$T/none' 2> '$T/err' < /dev/null"
+	refused 1
+}
 @test "an answer ends before a stop text, of which nothing is shown" {
 	echo one | chat --temperature 0 > "$T/whole"
 	text=$(head -c 9 "$T/whole" | iconv -c -t UTF-8 | cut -c 3-4)

@@ -233,6 +233,8 @@ main(int argc, char *argv[])
 		{ 0, "stop", SAL_OPT_LIST, &c.g.stop, 0, 0, "TEXT", "end an answer before this text; may be repeated" },
 		{ 0, "format", SAL_OPT_STR, &c.g.format, 0, 0, "NAME", "dromedary, chatml, llama2, llama3, mistral, zephyr or none [the model's own]" },
 		{ 0, "system", SAL_OPT_STR, &c.g.system, 0, 0, "TEXT", "system turn [the format's own]" },
+		{ 'p', "principles", SAL_OPT_STR, &c.g.principles, 0, 0, "FILE", "make one drawn principle the system turn, another after /reset" },
+		{ 0, "sign", SAL_OPT_CHOICE, &c.g.sign, 0, 0, "+|-", "the principle itself, or its negation [+]" },
 		{ 0, "context", SAL_OPT_INT, &c.g.context, 0, 1 << 24, "N", "tokens of a conversation; 0: the model's, 8192 at most [0]" },
 		SAL_OPT_SEED(c.g.c),
 		SAL_OPT_COMPUTE(c.g.c),
@@ -246,6 +248,8 @@ main(int argc, char *argv[])
 	sal_opts_parse(argc, argv, opts, "sal-chat -m PATH [options]", "Talk to a model, in a terminal; in a pipe, one answer for each line.");
 	if (!c.g.c.model)
 		sal_opts_fail("-m is required");
+	if (c.g.system && c.g.principles)
+		sal_opts_fail("--system and --principles exclude each other");
 
 	c.stream = isatty(STDOUT_FILENO);
 	if ((c.talk = sal_talk_open(&c.g)) == NULL || (!c.g.c.dry_run && (c.line = sal_line_open("sal-chat", "> ", c.stream)) == NULL) ||

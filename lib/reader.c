@@ -96,13 +96,16 @@ sal_reader_under(const struct sal_reader *r, const cJSON *rec, struct sal_under 
 	cJSON_ArrayForEach(e, own)
 	{
 		const char *d = sal_json_str(e, "dimension");
+		const cJSON *negated = cJSON_GetObjectItemCaseSensitive(e, "negated");
 		if (d == NULL)
 			return -1;
+		if (negated && !cJSON_IsBool(negated))
+			return sal_err("\"negated\" of principle '%s' is neither true nor false", d);
 		if (u->n == SAL_MAX_UNDER)
 			return sal_err("more than %d principles", SAL_MAX_UNDER);
 		if ((u->pick[u->n] = sal_principles_find(r->principles, d)) < 0)
 			return sal_err("principle '%s' is not in the collection", d);
-		u->negated[u->n++] = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(e, "negated"));
+		u->negated[u->n++] = cJSON_IsTrue(negated);
 	}
 	return 1;
 }

@@ -32,6 +32,8 @@ parse_under(struct sal_score *s, const char *list)
 {
 	struct sal_under *u = &s->under;
 
+	if (!*list)
+		return sal_err("--under: no principle");
 	while (*list) {
 		size_t n = strcspn(list, ",");
 		char *name = strndup(list, n);

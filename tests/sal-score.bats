@@ -25,6 +25,13 @@ load helper
 	[ "$(echo "$own" | score --draw 2 | jq -c .principles)" = '[{"dimension":"B","negated":true}]' ]
 	[ "$(echo "$own" | score --under A | jq -c .principles)" = '[{"dimension":"A","negated":false}]' ]
 	[ "$(for o in "--under A" "--under B" "--under B --negate" "--under A,B"; do echo "$r" | score $o | jq .reward; done | sort -u | wc -l)" -eq 4 ]
+	for negated in 1 '"true"' null; do
+		run bash -c "echo '${own/true/$negated}' | sal-score -q -m '$M' -a '$T/rm' --max-len 250 --template tests/data/reward.txt -p '$T/p.json' 2> '$T/err'"
+		refused 1
+		grep -q "stdin:1: \"negated\" of principle 'B' is neither true nor false" "$T/err"
+	done
+	run bash -c "sal-score -q -m '$M' -a '$T/rm' -p '$T/p.json' --under '' < /dev/null 2> '$T/err'"
+	refused 1
 }
 @test "a preference gets two rewards, those that its answers get as samples" {
 	adapter "$T/rm"

@@ -11,10 +11,9 @@ export PATH := $(shell cd "$(BIN)" && pwd):$(PATH)
 export SAL_PROMPTS ?= $(HERE)/../prompts
 export OMP_WAIT_POLICY ?= passive# threads that spin at barriers starve each other on a busy machine
 
-# ends a command: its records become the target, its last words are shown and kept, all of them before the target is there
+# ends a command: its records become the target, its last words are shown and kept, all of them before the target is there; a tool that trains
+# has written its folder by then
 KEEP = 2>&1 > $@.tmp | tee $@.log >&2 && mv $@.tmp $@
-# the same where the tool makes the target itself and $(1) takes its records
-TOLD = 2>&1 > $(1) | tee $(1).log >&2
 # a variable is a word: the comment beside it leaves no blanks
 bare = $(foreach v,$(1),$(eval $(v) := $(strip $($(v)))))
 # a folder belongs to one model, which $(1)/model names: figures of two would be told as those of one

@@ -37,7 +37,7 @@ $(call bare,BASE NEGATED P TEMPLATE SEED T N_TRAIN N_HELD N_SAMPLES MAX_NEW RM_L
 under := --under $(UNDER) $(if $(NEGATED),--negate)
 steps := $(shell seq 1 $(PPO_STEPS))
 last  := $(WORK)/state$(PPO_STEPS)
-rm    := $(BASE)/rm/adapter_config.json
+rm    := $(BASE)/rm.jsonl
 score := sal-score -m $(MODEL) -a $(BASE)/rm -p $(P) --template $(TEMPLATE) --seed $(SEED)
 sample = sal-generate -m $(MODEL) --tokens --max-tokens $(PPO_NEW) --temperature $(T)
 
@@ -82,7 +82,7 @@ $(BASE)/judged.prefs.jsonl $(BASE)/compared.prefs.jsonl: $(BASE)/%.prefs.jsonl: 
 # 3. the reward model, and how it scores held-out pairs: under their principle, under its negation, and all under one
 $(rm): $(BASE)/train.prefs.jsonl $(BASE)/train.turned.jsonl
 	cat $^ | sal-rmtrain -m $(MODEL) -o $(BASE)/rm -p $(P) --template $(TEMPLATE) --lora-r $(R) --lora-alpha $(ALPHA) --learning-rate $(RM_LR) \
-	  --batch $(RM_BATCH) --epochs $(RM_EPOCHS) --max-grad-norm 1 --seed $(SEED) $(call TOLD,$(BASE)/rm.jsonl)
+	  --batch $(RM_BATCH) --epochs $(RM_EPOCHS) --max-grad-norm 1 --seed $(SEED) $(KEEP)
 $(BASE)/given.jsonl: $(BASE)/held.prefs.jsonl $(rm)
 	$(score) < $< $(KEEP)
 $(BASE)/negated.jsonl: $(BASE)/held.prefs.jsonl $(rm)
@@ -96,14 +96,15 @@ $(BASE)/verbose.jsonl: $(BASE)/held+.jsonl $(BASE)/held-.jsonl $(rm)
 $(WORK)/state0/state.json: $(rm)
 	mkdir -p $(WORK)
 	sal-ppo-step -q --init -m $(MODEL) --lora-r $(R) --lora-alpha $(ALPHA) --value-from $(BASE)/rm --seed $(SEED) -o $(WORK)/state0
+stepped = $(if $(filter 0,$(1)),$(WORK)/state0/state.json,$(WORK)/ppo$(1).jsonl)
 define ppo_step
-$(WORK)/ppo$(1).rollouts: $(WORK)/state$(2)/state.json
+$(WORK)/ppo$(1).rollouts: $(call stepped,$(2))
 	awk -v n=$$$$(wc -l < $(BASE)/train.prompts) -v a=$$$$((($(1) - 1) * $(N_PPO))) '(NR - 1 - a % n + n) % n < $(N_PPO)' $(BASE)/train.prompts \
 	  | $(sample) -a $(WORK)/state$(2)/policy --seed $(1) | $(score) $(under) $$(KEEP)
-$(WORK)/state$(1)/state.json: $(WORK)/ppo$(1).rollouts
+$(WORK)/ppo$(1).jsonl: $(WORK)/ppo$(1).rollouts
 	sal-ppo-step -m $(MODEL) -s $(WORK)/state$(2) -o $(WORK)/state$(1) --response-len $(PPO_NEW) --temperature $(T) --kl-coef $(KL) \
 	  --length-bonus $(BONUS) --stop-penalty $(PENALTY) --learning-rate $(PPO_LR) --schedule constant --warmup-steps 0 \
-	  --minibatch $(MINIBATCH) --seed $(SEED) < $$< $$(call TOLD,$(WORK)/ppo$(1).jsonl)
+	  --minibatch $(MINIBATCH) --seed $(SEED) < $$< $$(KEEP)
 endef
 $(foreach i,$(steps),$(eval $(call ppo_step,$(i),$(shell expr $(i) - 1))))
 
@@ -111,7 +112,7 @@ $(foreach i,$(steps),$(eval $(call ppo_step,$(i),$(shell expr $(i) - 1))))
 $(WORK)/before.jsonl: $(BASE)/held.prompts $(rm)
 	mkdir -p $(WORK)
 	$(sample) --seed $(SEED) < $< | $(score) $(under) $(KEEP)
-$(WORK)/after.jsonl: $(BASE)/held.prompts $(last)/state.json
+$(WORK)/after.jsonl: $(BASE)/held.prompts $(call stepped,$(PPO_STEPS))
 	$(sample) -a $(last)/policy --seed $(SEED) < $< | $(score) $(under) $(KEEP)
 $(WORK)/reference.jsonl: $(WORK)/after.jsonl
 	sal-score -m $(MODEL) --logprobs --temperature $(T) < $< $(KEEP)

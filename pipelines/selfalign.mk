@@ -25,7 +25,7 @@ ALPHA      ?= 16            # LoRA alpha           paper: 16
 $(call bare,PROMPTS SELFALIGN RULES IDENTITY SEED CAP MAX_PROMPT MAX_NEW T TOP_P MIN_CHARS FORMAT LR BATCH EPOCHS R ALPHA)
 
 format := $(if $(FORMAT),--format $(FORMAT))
-policy := $(WORK)/policy/adapter_config.json
+policy := $(WORK)/sft.jsonl
 
 demo: report
 
@@ -46,7 +46,7 @@ $(WORK)/kept.jsonl: $(WORK)/raw.jsonl $(RULES)
 # 4. the policy: answers without the rules, and who it is
 $(policy): $(WORK)/kept.jsonl $(IDENTITY)
 	cat $^ | sal-sft -m $(MODEL) -o $(WORK)/policy $(format) --learning-rate $(LR) --schedule cosine --warmup-ratio 0.03 --batch $(BATCH) --epochs $(EPOCHS) \
-	  --lora-r $(R) --lora-alpha $(ALPHA) --seed $(SEED) $(call TOLD,$(WORK)/sft.jsonl)
+	  --lora-r $(R) --lora-alpha $(ALPHA) --seed $(SEED) $(KEEP)
 
 # 5. the same questions before and after, the likeliest answer to each
 $(WORK)/questions.jsonl: $(IDENTITY) | $(WORK)/model

@@ -28,7 +28,7 @@ whole() { [ -e "$BATS_FILE_TMPDIR/whole/report.txt" ] || salmon "$BATS_FILE_TMPD
 }
 @test "salmon.mk: killed anywhere and run again, the same bytes" {
 	whole
-	for at in held+.jsonl.tmp rm.jsonl given.jsonl.tmp state1 after.jsonl.tmp; do
+	for at in held+.jsonl.tmp rm.jsonl.tmp rm given.jsonl.tmp state1 after.jsonl.tmp; do
 		setsid make --no-print-directory -f pipelines/smoke.mk BIN="$BIN" MODEL="$BATS_FILE_TMPDIR/model" WORK="$T/run" demo > "$T/out" 2>&1 3>&- &
 		for _ in $(seq 2000); do
 			[ -e "$T/run/$at" ] && break

@@ -27,7 +27,7 @@ ONCARD  := $(patsubst %.cu,$(BUILD)/%.o,$(wildcard kernels/cuda/*.cu)) $(BUILD)/
 ONHOST  := $(patsubst %,$(BUILD)/cuda_host/%.o,$(wildcard kernels/cuda/*.cu kernels/cuda/*.c kernels/*.c tests/cuda_host/cuda_host.cc))
 UNIT    := $(patsubst tests/unit/%.c,%,$(wildcard tests/unit/test_*.c))
 
-ALLC := -std=c11 -DSAL_PREFIX='"$(PREFIX)"' -D_POSIX_C_SOURCE=200809L -D_DEFAULT_SOURCE -DSAL_VERSION='"$(VERSION)"' -I. -fopenmp -ffp-contract=off -MMD -MP \
+ALLC := -std=c11 -D_POSIX_C_SOURCE=200809L -D_DEFAULT_SOURCE -DSAL_VERSION='"$(VERSION)"' -I. -fopenmp -ffp-contract=off -MMD -MP \
         -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes $(if $(WERROR),-Werror) \
         $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=undefined) $(if $(DEBUG),-O0)
 CUHOME = $(patsubst %/bin/,%,$(dir $(realpath $(NVCC))))
@@ -56,16 +56,11 @@ $(foreach i,$(ISAS),$(eval $(call isa_rule,$(i))))
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(ALLC) $(PKGC) $(CFLAGS) -c -o $@ $<
-$(BUILD)/lib/prompt.o: $(BUILD)/prefix   # prompts are looked for in PREFIX: another one, another object
 $(BUILD)/kernels/device.o: $(BUILD)/cuda-is   # with or without the second column
 .PHONY: $(if $(filter $(CUDA),$(shell cat $(BUILD)/cuda-is 2>/dev/null)),,$(BUILD)/cuda-is)
 $(BUILD)/cuda-is:
 	@mkdir -p $(@D)
 	@echo '$(CUDA)' > $@
-.PHONY: $(if $(filter $(PREFIX),$(shell cat $(BUILD)/prefix 2>/dev/null)),,$(BUILD)/prefix)
-$(BUILD)/prefix:
-	@mkdir -p $(@D)
-	@echo '$(PREFIX)' > $@
 $(BUILD)/kernels/device.o: ALLC += $(if $(filter 1,$(CUDA)),-DSAL_CUDA)
 $(BUILD)/kernels/cuda/%.o: kernels/cuda/%.cu
 	@mkdir -p $(@D)

@@ -119,9 +119,9 @@ lint:                              ## layers, headers and warnings as errors
 	@tests/lint
 
 DEBS := gcc g++ make pkg-config libcjson-dev libxxhash-dev libpcre2-dev libutf8proc-dev libedit-dev bats jq gnuplot-nox mandoc python3-pip
-NEED  = pkg-config --exists $(PKGS) && command -v bats jq gcc >/dev/null
+NEED  = pkg-config --exists $(PKGS) && for c in bats jq gcc g++; do command -v $$c >/dev/null || exit 1; done
 deps:                              ## install what is missing (Debian, as root), or print the line to type
-	@$(NEED) 2>/dev/null || { if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	@( $(NEED) ) 2>/dev/null || { if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(DEBS); \
 	  else echo "type: sudo apt-get install $(DEBS)"; exit 1; fi; }
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # SALMON from prompts to an aligned adapter.  `make -n -f pipelines/salmon.mk demo` reads as the experiment.
 # Sizes are for a model of 135M parameters on two cores; the paper's values (LLaMA-2-70B) stand beside them.
+# What is made stays: for another value of a variable take another WORK, or remove what depends on it.
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
 
 MODEL     ?= models/SmolLM2-135M-Instruct.Q4_1.gguf
@@ -20,7 +21,7 @@ RM_BATCH  ?= 8             # pairs an update      paper: 64
 RM_EPOCHS ?= 1             # epochs               paper: 1
 R         ?= 16            # LoRA rank r          paper: 64
 ALPHA     ?= 16            # LoRA alpha           paper: 16
-N_JUDGE   ?= 32            # pairs judged by contrast, as a check of the labels
+N_JUDGE   ?= 32            # pairs judged by contrast
 UNDER     ?= Concise       # principle that PPO aligns with    paper: draws of 14
 NEGATED   ?=               # not empty: with its negation
 BRIEF     ?= $(if $(filter demo,$(P)),Concise,$(UNDER)) # principle that length could stand in for: the report sets it apart
@@ -67,7 +68,7 @@ $(BASE)/%.prefs.jsonl: $(BASE)/%+.jsonl $(BASE)/%-.jsonl
 	cat $^ | sal-rmdata --from contrast-samples -p $(P) --negate 0 --seed $(SEED) $(KEEP)
 $(BASE)/%.turned.jsonl: $(BASE)/%+.jsonl $(BASE)/%-.jsonl
 	cat $^ | sal-rmdata -q --from contrast-samples -p $(P) --negate 1 --seed $(SEED) $(KEEP)
-# a check of the labels: does the model itself find an answer likelier under the principle that it was given under?
+# how far apart the two sides are: does the model itself find an answer likelier under the principle that it was given under?
 $(BASE)/pairs.jsonl: $(BASE)/held.prefs.jsonl
 	shuf -n $(N_JUDGE) --random-source=$< $< | jq -c '{id, prompt, deciding, output_1: .chosen, output_2: .rejected}' > $@.tmp
 	mv $@.tmp $@

@@ -9,7 +9,6 @@ HERE := $(patsubst %/,%,$(dir $(lastword $(MAKEFILE_LIST))))
 BIN  ?= $(if $(wildcard $(HERE)/../build/bin),$(HERE)/../build/bin,$(HERE)/../../../bin)
 export PATH := $(shell cd "$(BIN)" && pwd):$(PATH)
 export SAL_PROMPTS ?= $(HERE)/../prompts
-export OMP_WAIT_POLICY ?= passive# threads that spin at barriers starve each other on a busy machine
 
 # ends a command: its records become the target, its last words are shown and kept, all of them before the target is there; a tool that trains
 # has written its folder by then

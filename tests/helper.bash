@@ -3,7 +3,7 @@
 ROOT=$(cd "$BATS_TEST_DIRNAME/.." && pwd)
 case ${BUILD:=build} in /*) BIN=$BUILD/bin ;; *) BIN=$ROOT/$BUILD/bin ;; esac
 M=$ROOT/tests/data/tiny
-export PATH=$BIN:$PATH SAL_PROMPTS=$ROOT/prompts OMP_WAIT_POLICY=passive # threads that spin at barriers starve each other
+export PATH=$BIN:$PATH SAL_PROMPTS=$ROOT/prompts
 cd "$ROOT" || exit 1
 T=$BATS_TEST_TMPDIR
 

@@ -128,11 +128,11 @@ static void set_choice(const struct sal_opt *o, const char *s)
 static void add_string(const struct sal_opt *o, const char *s)
 {
 	struct sal_strs *l = o->value;
-	const char **p = realloc(l->s, ((size_t)l->n + 1) * sizeof *p);
+	const char **p;
 
 	if (!*s)
 		sal_opts_fail("--%s: the argument is empty", o->name);
-	if (!p) {
+	if ((p = realloc(l->s, ((size_t)l->n + 1) * sizeof *p)) == NULL) {
 		sal_warn("out of memory");
 		exit(EXIT_FAILURE);
 	}

@@ -103,7 +103,7 @@ until_shown() {
 }
 @test "an answer ends before a stop text, of which nothing is shown" {
 	echo one | chat --temperature 0 > "$T/whole"
-	text=$(head -c 9 "$T/whole" | iconv -c -t UTF-8 | cut -c 3-4)
+	text=$(head -c 9 "$T/whole" | iconv -c -f UTF-8 -t UTF-8 | cut -c 3-4)
 	[ -n "$text" ]
 	echo one | chat --temperature 0 --stop zzz --stop "$text" > "$T/out"
 	[ "$(cat "$T/out")" = "$(head -n 1 "$T/whole" | awk -v t="$text" '{ print substr($0, 1, index($0, t) - 1) }')" ]

@@ -28,9 +28,9 @@ setup() {
 }
 @test "DESTDIR stands before PREFIX; tools, pages of all three sections, prompts and pipelines are there" {
 	cp -a "$(dirname "$BIN")" "$T/build"
-	make -s BUILD="$T/build" DESTDIR="$T/root" PREFIX=/usr install > "$T/log" 2>&1 || { cat "$T/log"; false; }
-	cd "$T/root/usr"
-	[ "$(ls "$T/root")" = usr ]
+	make -s BUILD="$T/build" DESTDIR="$T/dest" PREFIX=/usr install > "$T/log" 2>&1 || { cat "$T/log"; false; }
+	cd "$T/dest/usr"
+	[ "$(ls "$T/dest")" = usr ]
 	diff <(ls bin) <(basename -a -s .c "$ROOT"/tools/*.c)
 	diff <(find share/man -type f -printf '%f\n' | sort) <(ls "$ROOT/man" | sort)
 	[ -f share/man/man5/sal-records.5 ] && [ -f share/man/man7/salmon.7 ]

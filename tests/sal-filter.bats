@@ -118,11 +118,11 @@ answers() { sal-filter -q "$@" | jq -r '.response'; }
 	chmod -R u+w "$T/model"
 	jq '.max_position_embeddings = 2048' "$M/config.json" > "$T/model/config.json"
 	printf '# Watson\n\n1 (help). Help.\n\nUser:' > "$T/rules.txt"
-	selfalign() { make --no-print-directory -f pipelines/selfalign.mk BIN="$BIN" MODEL="$T/model" WORK="$T/work" SELFALIGN="$T/rules.txt" CAP=3 MAX_NEW=8 BATCH=64 EPOCHS=1 R=4 "$@" demo; }
+	selfalign() { make --no-print-directory -f pipelines/selfalign.mk BIN="$BIN" MODEL="$T/model" WORK="$T/run" SELFALIGN="$T/rules.txt" CAP=3 MAX_NEW=8 BATCH=64 EPOCHS=1 R=4 "$@" demo; }
 	MAKEFLAGS='' selfalign > "$T/out" 2> "$T/err" || { cat "$T/err"; false; }
-	[ "$(wc -l < "$T/work/prompts.jsonl")" -eq 3 ]
-	jq -se 'all(.[]; (.prompt | startswith("# Watson\n\n1 (help). Help.\n\nUser: ")) and (.prompt | endswith("\n\nWatson (internal thoughts):")) and (.instruction | length) > 0)' "$T/work/raw.jsonl"
-	[ -s "$T/work/policy/adapter_model.safetensors" ]
+	[ "$(wc -l < "$T/run/prompts.jsonl")" -eq 3 ]
+	jq -se 'all(.[]; (.prompt | startswith("# Watson\n\n1 (help). Help.\n\nUser: ")) and (.prompt | endswith("\n\nWatson (internal thoughts):")) and (.instruction | length) > 0)' "$T/run/raw.jsonl"
+	[ -s "$T/run/policy/adapter_model.safetensors" ]
 	grep -q 'sft: 2 updates' "$T/out"
 	grep -q 'begins with the fixed sentence' "$T/out"
 	[ "$(MAKEFLAGS='' selfalign -n | grep -c 'sal-')" -eq 0 ]

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cublas_v2.h - the calls of cuBLAS that kernels/cuda makes, as plain loops, for tests; see cuda_runtime.h here. */
+/* cublas_v2.h - the calls of cuBLAS that kernels/cuda makes, as plain loops, for tests; see on_host.h. */
 #ifndef SAL_CUDA_HOST_CUBLAS_H
 #define SAL_CUDA_HOST_CUBLAS_H
 
-#include "cuda_runtime.h"
+#include "on_host.h"
 
 typedef struct cuda_host_blas *cublasHandle_t;
 typedef enum {

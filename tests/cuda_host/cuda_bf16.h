@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cuda_bf16.h - bfloat16 on the CPU, for tests; see cuda_runtime.h here. */
+/* cuda_bf16.h - bfloat16 on the CPU, for tests; see on_host.h. */
 #ifndef SAL_CUDA_HOST_BF16_H
 #define SAL_CUDA_HOST_BF16_H
 

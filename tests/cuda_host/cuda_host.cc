@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * cuda_host.cc - the other side of cuda_runtime.h and cublas_v2.h: fibers, a
+ * cuda_host.cc - the other side of on_host.h and cublas_v2.h: fibers, a
  * scheduler, memory, and matrix products as plain loops.  For tests only.
  *
  * Environment: CUDA_HOST_ORDER=forward|reverse|N (order of blocks and warps),
@@ -8,7 +8,7 @@
  * (device memory can be touched by kernels and copies alone), CUDA_HOST_CARDS=N,
  * CUDA_HOST_FAIL=N (the N-th cudaMalloc fails).
  */
-#include "cuda_runtime.h"
+#include "on_host.h"
 
 #include "cublas_v2.h"
 #include "cuda_bf16.h"

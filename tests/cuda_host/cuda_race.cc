@@ -10,7 +10,7 @@
  * of one warp, a __syncwarp().  Shuffles order nothing.  Shared memory that is
  * read before the block has written it is told too.
  */
-#include "cuda_runtime.h"
+#include "on_host.h"
 
 #include <dlfcn.h>
 #include <unistd.h>

@@ -192,9 +192,13 @@ static _Noreturn void bad_option(const struct sal_opt *opts, int n, int answer, 
  */
 static void spin_briefly(char *argv[])
 {
-	if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY") || setenv("GOMP_SPINCOUNT", "5000", 1) != 0)
+	char self[4096]; /* by its own path: the process keeps its name */
+	ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+
+	if (n <= 0 || getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY") || setenv("GOMP_SPINCOUNT", "5000", 1) != 0)
 		return;
-	execv("/proc/self/exe", argv);
+	self[n] = '\0';
+	execv(self, argv);
 }
 
 void sal_opts_parse(int argc, char *argv[], const struct sal_opt *opts, const char *usage, const char *about)

@@ -23,3 +23,16 @@ scored() { printf '{"id":"a","prompt":"p","response":"x","reward":1}\n{"id":"a",
 	done
 	[ "$(wc -l < "$T/err")" -eq 1 ]
 }
+@test "a tool that starts once more, to set how threads wait, keeps its name" {
+	unset GOMP_SPINCOUNT OMP_WAIT_POLICY
+	mkfifo "$T/in"
+	sal-best -q < "$T/in" > /dev/null 3>&- &
+	exec 4> "$T/in"
+	for _ in $(seq 500); do
+		tr '\0' '\n' < "/proc/$!/environ" | grep -qx GOMP_SPINCOUNT=5000 && break
+		sleep 0.01
+	done
+	[ "$(cat "/proc/$!/comm")" = sal-best ]
+	exec 4>&-
+	wait $!
+}

@@ -58,6 +58,8 @@ struct sal_gemm {
 	float scale;
 	bool accumulate;
 };
-void FN(sal_cpu_gemm)(struct sal_dev *dev, const struct sal_gemm *g);
+/* count products (1 .. SAL_GEMMS) of the same rows: one dtype, one n. */
+#define SAL_GEMMS 4
+void FN(sal_cpu_gemm)(struct sal_dev *dev, const struct sal_gemm *g, int count);
 
 #endif

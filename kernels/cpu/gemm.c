@@ -12,17 +12,20 @@
  *          portable code expand BF16 to F32 and add k, then k+1; AVX-512 adds
  *          pairs by VDPBF16PS.
  * Tiles    M rows by P panels are in registers at a time.  Few rows take more
- *          panels, so that enough independent chains hide the latency.  Work
- *          is cut into blocks of rows by groups of panels; the rows of a block
- *          are expanded once and stay in the second-level cache while the
- *          panels go by.
+ *          panels, so that enough independent chains hide the latency.  The
+ *          rows of a block stay in the second-level cache while the panels go
+ *          by, and while one strip of panels is at work the next is fetched:
+ *          with few rows the matrix comes from memory as fast as it is used.
+ * Threads  take shares of (block, panel) in order, large ones first, so that
+ *          they end together.
  */
 #include <omp.h>
 
 #include "cpu.h"
 
 #define NR SAL_NR
-#define BLOCK_BYTES (256 << 10)    /* expanded rows of one block */
+#define BLOCK_BYTES (256 << 10)    /* rows of one block, as the tiles read them */
+#define LINE 64                    /* bytes fetched at a time */
 #define SMALL_WORK (1 << 16)       /* multiply-adds not worth a second thread */
 #define INLINE static inline __attribute__((always_inline))
 
@@ -30,7 +33,7 @@
 #if defined(__AVX512F__)
 #define GL 16
 #define MR 6
-#define FEW_PANELS(m) ((m) <= 2 ? 8 : 4)
+#define FEW_PANELS(m) 4
 typedef vf g;
 INLINE g g_set1(float x) { return vf_set1(x); }
 INLINE g g_load(const float *p) { return vf_load(p); }
@@ -70,7 +73,7 @@ INLINE g g_even(const uint32_t *p) { gu_ u; memcpy(&u, p, sizeof u); return (g)(
 INLINE g g_odd(const uint32_t *p) { gu_ u; memcpy(&u, p, sizeof u); return (g)(u & 0xffff0000u); }
 #endif
 #define NG (NR / GL) /* vectors in the width of a panel */
-#define MAX_P 8      /* panels of the widest tile */
+#define MAX_P 4      /* panels of the widest tile */
 #define MAX_VECTORS (MR * MAX_P * NG)
 /* The bounds are constants once a tile is made; unrolled, its sums are registers. */
 #if defined(__clang__)
@@ -86,12 +89,17 @@ INLINE g g_odd(const uint32_t *p) { gu_ u; memcpy(&u, p, sizeof u); return (g)(u
 #define PAIRS 0
 #endif
 
-/* One term of the chain for M rows and P panels.  x: row stride ldx elements; w: panel stride in elements. */
+/*
+ * One term of the chain for M rows and P panels.  x: row stride ldx elements; w: panel stride in elements; next, step: a
+ * line to be fetched at every turn.
+ */
 INLINE void
-term_f32(int M, int P, g *restrict acc, const float *x, int64_t ldx, const float *w, int64_t panel, int64_t k)
+term_f32(int M, int P, g *restrict acc, const float *x, int64_t ldx, const float *w, int64_t panel, int64_t k, const char *next,
+    int64_t step)
 {
-	for (int64_t i = 0; i < k; i++) {
+	for (int64_t i = 0; i < k; i++, next += step) {
 		g b[MAX_P * NG];
+		__builtin_prefetch(next, 0, 2);
 		UNROLL for (int p = 0; p < P; p++)
 			UNROLL for (int v = 0; v < NG; v++)
 				b[p * NG + v] = g_load(w + p * panel + i * NR + v * GL);
@@ -128,12 +136,15 @@ pair_bf16(int M, int P, g *restrict acc, const bf16 *x, int64_t ldx, const bf16 
 }
 
 INLINE void
-term_bf16(int M, int P, g *restrict acc, const bf16 *x, int64_t ldx, const bf16 *w, int64_t panel, int64_t k)
+term_bf16(int M, int P, g *restrict acc, const bf16 *x, int64_t ldx, const bf16 *w, int64_t panel, int64_t k, const char *next,
+    int64_t step)
 {
 	int64_t i = 0;
 
-	for (; i + 1 < k; i += 2)
+	for (; i + 1 < k; i += 2, next += step) {
+		__builtin_prefetch(next, 0, 2);
 		pair_bf16(M, P, acc, x + i, ldx, w + i * NR, panel, 0);
+	}
 	if (i < k)
 		pair_bf16(M, P, acc, x + i, ldx, w + i * NR, panel, 1);
 }
@@ -157,11 +168,13 @@ half_bf16(int M, int P, g *restrict acc, const float *x, int64_t ldx, const bf16
 }
 
 INLINE void
-term_bf16(int M, int P, g *restrict acc, const float *x, int64_t ldx, const bf16 *w, int64_t panel, int64_t k)
+term_bf16(int M, int P, g *restrict acc, const float *x, int64_t ldx, const bf16 *w, int64_t panel, int64_t k, const char *next,
+    int64_t step)
 {
 	int64_t i = 0;
 
-	for (; i + 1 < k; i += 2) {
+	for (; i + 1 < k; i += 2, next += step) {
+		__builtin_prefetch(next, 0, 2);
 		half_bf16(M, P, acc, x + i, ldx, w + i * NR, panel, 0);
 		/* w is read again rather than kept: a full tile leaves no register for it */
 		__asm__("" : "+r"(w));
@@ -177,6 +190,8 @@ struct rows {
 	const void *x[2];
 	int64_t ldx[2];
 	int esize;
+	const char *next; /* what will be read soon, and how far from turn to turn */
+	int64_t step;
 };
 
 INLINE void
@@ -190,11 +205,13 @@ tile(int M, int P, const struct sal_gemm *q, const struct rows *r, int64_t row, 
 				acc[(m * P + p) * NG + v] = g_set1(0);
 	for (int t = 0; t < q->terms; t++) {
 		const struct sal_term *s = &q->term[t];
-		const char *x = (const char *)r->x[t] + row * r->ldx[t] * r->esize;
+		const char *x = (const char *)r->x[t] + row * r->ldx[t] * r->esize, *next = t ? x : r->next;
+		int64_t step = t ? 0 : r->step;
 		if (q->dtype == SAL_F32)
-			term_f32(M, P, acc, (const float *)(const void *)x, r->ldx[t], (const float *)s->w + p0 * s->panel, s->panel, s->k);
+			term_f32(M, P, acc, (const float *)(const void *)x, r->ldx[t], (const float *)s->w + p0 * s->panel, s->panel, s->k,
+			    next, step);
 		else
-			term_bf16(M, P, acc, (const void *)x, r->ldx[t], (const bf16 *)s->w + p0 * s->panel, s->panel, s->k);
+			term_bf16(M, P, acc, (const void *)x, r->ldx[t], (const bf16 *)s->w + p0 * s->panel, s->panel, s->k, next, step);
 	}
 	UNROLL for (int m = 0; m < M; m++)
 		UNROLL for (int p = 0; p < P; p++)
@@ -210,21 +227,23 @@ tile(int M, int P, const struct sal_gemm *q, const struct rows *r, int64_t row, 
 		tile(M, P, q, r, row, p0, out);                                                             \
 	}
 typedef void tile_fn(const struct sal_gemm *q, const struct rows *r, int64_t row, int64_t p0, float *out);
+/* tiles[m][p]; p runs over the powers of two up to FEW_PANELS(m) */
 #if defined(__AVX512F__)
 TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1)
-TILE(1, 8) TILE(2, 8) TILE(3, 4) TILE(4, 4) TILE(5, 4) TILE(6, 4)
-static tile_fn *const narrow[MR + 1] = { NULL, tile_1_1, tile_2_1, tile_3_1, tile_4_1, tile_5_1, tile_6_1 };
-static tile_fn *const wide[MR + 1] = { NULL, tile_1_8, tile_2_8, tile_3_4, tile_4_4, tile_5_4, tile_6_4 };
+TILE(1, 2) TILE(2, 2) TILE(3, 2) TILE(4, 2) TILE(5, 2) TILE(6, 2)
+TILE(1, 4) TILE(2, 4) TILE(3, 4) TILE(4, 4) TILE(5, 4) TILE(6, 4)
+#define ROW(m) [m] = { [1] = tile_##m##_1, [2] = tile_##m##_2, [4] = tile_##m##_4 }
+static tile_fn *const tiles[MR + 1][MAX_P + 1] = { ROW(1), ROW(2), ROW(3), ROW(4), ROW(5), ROW(6) };
 #elif defined(__AVX2__)
 TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1)
-TILE(1, 4) TILE(2, 2) TILE(3, 2)
-static tile_fn *const narrow[MR + 1] = { NULL, tile_1_1, tile_2_1, tile_3_1, tile_4_1, tile_5_1, tile_6_1 };
-static tile_fn *const wide[MR + 1] = { NULL, tile_1_4, tile_2_2, tile_3_2, tile_4_1, tile_5_1, tile_6_1 };
+TILE(1, 4) TILE(1, 2) TILE(2, 2) TILE(3, 2)
+static tile_fn *const tiles[MR + 1][MAX_P + 1] = {
+	[1] = { [1] = tile_1_1, [2] = tile_1_2, [4] = tile_1_4 }, [2] = { [1] = tile_2_1, [2] = tile_2_2 },
+	[3] = { [1] = tile_3_1, [2] = tile_3_2 }, [4] = { [1] = tile_4_1 }, [5] = { [1] = tile_5_1 }, [6] = { [1] = tile_6_1 } };
 #else
 TILE(1, 1) TILE(2, 1)
 TILE(1, 2)
-static tile_fn *const narrow[MR + 1] = { NULL, tile_1_1, tile_2_1 };
-static tile_fn *const wide[MR + 1] = { NULL, tile_1_2, tile_2_1 };
+static tile_fn *const tiles[MR + 1][MAX_P + 1] = { [1] = { [1] = tile_1_1, [2] = tile_1_2 }, [2] = { [1] = tile_2_1 } };
 #endif
 
 /* n <= NR finished sums to y: scale, bias, old y, in this order */
@@ -307,37 +326,125 @@ ceil_div(int64_t a, int64_t b)
 	return (a + b - 1) / b;
 }
 
-void
-FN(sal_cpu_gemm)(struct sal_dev *dev, const struct sal_gemm *gemm)
+/* Work on panels p0 .. p1-1 of one product for n rows from row i0; r: as the tiles read them.  wbuf: room for one panel as floats, or NULL. */
+static void
+strips(const struct sal_gemm *q, struct rows *r, int64_t i0, int64_t n, int64_t p0, int64_t p1, float *wbuf)
 {
-	struct sal_gemm q = *gemm;
-	bool expanded = q.dtype == SAL_BF16 && !PAIRS;
-	int64_t depth = 0, ld = 0;
+	float sums[MR * MAX_P * NR] __attribute__((aligned(64)));
+	int64_t steps = ceil_div(n, MR), small = n / steps, large = n % steps; /* rows of a tile: small, or one more in the first */
+	int few = FEW_PANELS((int)(small + (large > 0)));
+	const struct sal_term *first = &q->term[0];
+	int64_t turns = q->dtype == SAL_BF16 ? first->k / 2 : first->k, esize = q->dtype == SAL_BF16 ? 2 : 4;
 
-	if (q.n <= 0 || q.out <= 0)
-		return;
-	for (int t = 0; t < q.terms; t++) {
-		if (!q.term[t].panel)
-			q.term[t].panel = (q.dtype == SAL_BF16 ? (q.term[t].k + 1) / 2 * 2 : q.term[t].k) * NR;
-		depth += q.term[t].k;
-		ld += ceil_div(q.term[t].k, 16) * 16;
+	/* all rows over one strip of panels, then the next: the strip stays in the nearest caches */
+	for (int64_t p = p0, np; p < p1; p += np) {
+		const struct sal_gemm *use = q;
+		const char *next = (const char *)first->w + (p + few) * first->panel * esize;
+		int64_t shift = 0;
+
+		np = min64(few, p1 - p);
+#if !PAIRS
+		struct sal_gemm q32;
+		if (wbuf && np == 1) {
+			q32 = *q;
+			q32.dtype = SAL_F32;
+			for (int t = 0; t < q->terms; t++) {
+				const struct sal_term *s = &q->term[t];
+				expand_panel(wbuf, (const bf16 *)s->w + p * s->panel, s->k);
+				q32.term[t].w = wbuf;
+				q32.term[t].panel = 0;
+				wbuf += ceil_div(s->k, 2) * 2 * NR;
+			}
+			wbuf = (float *)(void *)(uintptr_t)q32.term[0].w;
+			use = &q32;
+			shift = p;
+		}
+#else
+		(void)wbuf;
+#endif
+		for (int64_t i = 0, k = 0; k < steps; k++) {
+			int m = (int)(small + (k < large));
+
+			/* each of the first tiles fetches its part of the strip that follows */
+			r->next = k < np && p + few < p1 ? next + k * turns * LINE : (const char *)r->x[0];
+			r->step = k < np && p + few < p1 ? LINE : 0;
+			for (int64_t s = p; s < p + np;) {
+				int wp = few;
+				while (wp > p + np - s || !tiles[m][wp])
+					wp /= 2;
+				tiles[m][wp](use, r, i, s - shift, sums);
+				for (int j = 0; j < m; j++)
+					for (int c = 0; c < wp; c++) {
+						int64_t col = (s + c) * NR;
+						finish(q, sums + (j * wp + c) * NR, i0 + i + j, col, (int)min64(NR, q->out - col));
+					}
+				s += wp;
+			}
+			i += m;
+		}
 	}
+}
+
+/* What is left to do, in the order of blocks, and of the panels of all products in each. */
+struct share {
+	int64_t at, end, panels;
+	int threads;
+};
+
+/* Take the next piece: never past a block.  Its size falls as less is left; at is behind the end when nothing is. */
+static int64_t
+claim(struct share *s, int64_t *n)
+{
+	int64_t at, left;
+
+#pragma omp critical(sal_gemm_claim)
+	{
+		at = s->at;
+		left = s->end - at;
+		*n = left / (2 * s->threads);
+		*n = *n > 8 ? *n / 4 * 4 : 4;
+		*n = min64(min64(*n, left), s->panels - at % s->panels);
+		s->at += *n;
+	}
+	return at;
+}
+
+void
+FN(sal_cpu_gemm)(struct sal_dev *dev, const struct sal_gemm *gemm, int count)
+{
+	struct sal_gemm q[SAL_GEMMS];
+	int64_t n = gemm[0].n, panels = 0, work = 0, ld = 0, start[SAL_GEMMS + 1];
+	bool expanded = gemm[0].dtype == SAL_BF16 && !PAIRS;
+
+	for (int i = 0; i < count; i++) {
+		int64_t depth = 0, wide = 0;
+
+		q[i] = gemm[i];
+		for (int t = 0; t < q[i].terms; t++) {
+			struct sal_term *s = &q[i].term[t];
+			if (!s->panel)
+				s->panel = (q[i].dtype == SAL_BF16 ? (s->k + 1) / 2 * 2 : s->k) * NR;
+			depth += s->k;
+			wide += ceil_div(s->k, 16) * 16;
+		}
+		start[i] = panels;
+		panels += ceil_div(q[i].out, NR);
+		work += n * depth * q[i].out;
+		ld = wide > ld ? wide : ld;
+	}
+	start[count] = panels;
+	if (n <= 0 || panels <= 0)
+		return;
 	if (ld % 1024 == 0)
 		ld += 16; /* rows a multiple of 4 KiB apart would fight for the same cache lines */
 
-	int64_t panels = ceil_div(q.out, NR);
-	int64_t most = BLOCK_BYTES / 4 / ld / MR * MR;
-	int64_t blocks = ceil_div(q.n, most < MR ? MR : most);
-	int threads = q.n * depth * q.out < SMALL_WORK ? 1 : dev->threads;
-	if (threads > 1 && q.n >= 2 * MR && panels < 2 * threads && blocks < threads)
-		blocks = min64(threads, q.n / MR); /* few outputs: share out the rows */
-	int64_t block = ceil_div(ceil_div(q.n, blocks), MR) * MR;
-	blocks = ceil_div(q.n, block);
-	int64_t group = ceil_div(panels, ceil_div((int64_t)threads * 4, blocks));
-	group = ceil_div(group, 8) * 8; /* a multiple of every tile's P */
-	if (blocks * ceil_div(panels, group) < threads)
-		group = ceil_div(ceil_div(panels, ceil_div(threads, blocks)), 2) * 2;
-	int64_t groups = ceil_div(panels, group);
+	int64_t most = BLOCK_BYTES / (gemm[0].dtype == SAL_BF16 && PAIRS ? 2 : 4) / ld / MR * MR;
+	int64_t blocks = ceil_div(n, most < MR ? MR : most);
+	int threads = work < SMALL_WORK ? 1 : dev->threads;
+	if (threads > 1 && blocks * panels < 4 * threads) /* few outputs: share out the rows */
+		blocks = min64(ceil_div(4 * threads, panels), ceil_div(n, MR));
+	int64_t block = ceil_div(ceil_div(n, blocks), MR) * MR;
+	blocks = ceil_div(n, block);
 
 	/* with many rows to a panel, it too is expanded; the products are the same */
 	bool panel32 = expanded && block >= 4 * MR;
@@ -345,75 +452,32 @@ FN(sal_cpu_gemm)(struct sal_dev *dev, const struct sal_gemm *gemm)
 	float *scratch = NULL;
 	if (expanded && !(scratch = sal_cpu_scratch(dev, SAL_SLOT_GEMM, (size_t)(threads * own) * 4)))
 		return;
+	struct share share = { .end = blocks * panels, .panels = panels, .threads = threads };
 
 #pragma omp parallel num_threads(threads)
 	{
 		float *buf = scratch ? scratch + (int64_t)omp_get_thread_num() * own : NULL;
 		float *wbuf = buf && panel32 ? buf + block * ld : NULL;
-		float sums[MR * MAX_P * NR] __attribute__((aligned(64)));
-		int64_t have = -1;
+		int64_t have = -1, got, at;
 
-#pragma omp for schedule(dynamic, 1)
-		for (int64_t task = 0; task < blocks * groups; task++) {
-			int64_t b = task / groups, i0 = b * block, n = min64(block, q.n - i0);
-			int64_t p0 = task % groups * group, p1 = min64(p0 + group, panels);
-			struct rows r = { .esize = q.dtype == SAL_BF16 && PAIRS ? 2 : 4 };
+		while ((at = claim(&share, &got)) < share.end) {
+			int64_t b = at / panels, i0 = b * block, rows = min64(block, n - i0), p0 = at % panels, p1 = p0 + got;
 
-			for (int64_t t = 0, at = 0; t < q.terms; at += ceil_div(q.term[t].k, 16) * 16, t++) {
-				const struct sal_term *s = &q.term[t];
-				if (!expanded) {
-					r.x[t] = (const char *)s->x + i0 * s->ldx * r.esize;
-					r.ldx[t] = s->ldx;
+			for (int i = 0; i < count; i++) {
+				int64_t f = p0 > start[i] ? p0 : start[i], l = min64(p1, start[i + 1]);
+				struct rows r = { .esize = q[i].dtype == SAL_BF16 && PAIRS ? 2 : 4 };
+
+				if (f >= l)
 					continue;
+				for (int64_t t = 0, to = 0; t < q[i].terms; to += ceil_div(q[i].term[t].k, 16) * 16, t++) {
+					const struct sal_term *s = &q[i].term[t];
+					r.x[t] = expanded ? (const void *)(buf + to) : (const char *)s->x + i0 * s->ldx * r.esize;
+					r.ldx[t] = expanded ? ld : s->ldx;
+					for (int64_t k = 0; expanded && k < rows && have != b * count + i; k++)
+						expand(buf + k * ld + to, (const bf16 *)s->x + (i0 + k) * s->ldx, SAL_BF16, s->k);
 				}
-				for (int64_t i = 0; i < n && have != b; i++)
-					expand(buf + i * ld + at, (const bf16 *)s->x + (i0 + i) * s->ldx, SAL_BF16, s->k);
-				r.x[t] = buf + at;
-				r.ldx[t] = ld;
-			}
-			have = b;
-			/* all rows over one panel, then the next: the panel stays in the nearest cache */
-			int few = FEW_PANELS((int)min64(n, MR));
-			for (int64_t p = p0; p < p1;) {
-				int np = p1 - p >= few ? few : 1;
-				const struct sal_gemm *use = &q;
-				int64_t shift = 0;
-#if !PAIRS
-				struct sal_gemm q32;
-				if (wbuf && np == 1) {
-					q32 = q;
-					q32.dtype = SAL_F32;
-					float *to = wbuf;
-					for (int t = 0; t < q.terms; t++) {
-						const struct sal_term *s = &q.term[t];
-						expand_panel(to, (const bf16 *)s->w + p * s->panel, s->k);
-						q32.term[t].w = to;
-						q32.term[t].panel = 0;
-						to += ceil_div(s->k, 2) * 2 * NR;
-					}
-					use = &q32;
-					shift = p;
-				}
-#else
-				(void)wbuf;
-#endif
-				for (int64_t i = 0; i < n; i += MR) {
-					int m = (int)min64(MR, n - i);
-					int wp = np > 1 ? FEW_PANELS(m) : 1;
-					/* the last rows may take wider tiles than the rest: never past this strip */
-					if (wp > np)
-						wp = 1;
-					for (int64_t s = p; s < p + np; s += wp) {
-						(wp > 1 ? wide : narrow)[m](use, &r, i, s - shift, sums);
-						for (int k = 0; k < m; k++)
-							for (int c = 0; c < wp; c++) {
-								int64_t col = (s + c) * NR;
-								finish(&q, sums + (k * wp + c) * NR, i0 + i + k, col,
-								    (int)min64(NR, q.out - col));
-							}
-					}
-				}
-				p += np;
+				have = b * count + i;
+				strips(&q[i], &r, i0, rows, f - start[i], l - start[i], wbuf);
 			}
 		}
 	}
@@ -481,7 +545,7 @@ FN(sal_cpu_linear_forward)(struct sal_dev *dev, struct sal_tensor y, struct sal_
 	q.term[0] = (struct sal_term){ .x = x.data, .w = w.fwd, .k = w.in, .ldx = w.in };
 	if (b)
 		q.term[1] = (struct sal_term){ .x = u.data, .w = b->fwd, .k = b->in, .ldx = b->in };
-	FN(sal_cpu_gemm)(dev, &q);
+	FN(sal_cpu_gemm)(dev, &q, 1);
 }
 
 void
@@ -494,7 +558,7 @@ FN(sal_cpu_linear_backward)(struct sal_dev *dev, struct sal_tensor dx, struct sa
 	q.term[0] = (struct sal_term){ .x = dy.data, .w = w.bwd, .k = w.out, .ldx = w.out };
 	if (a)
 		q.term[1] = (struct sal_term){ .x = du.data, .w = a->bwd, .k = a->out, .ldx = a->out };
-	FN(sal_cpu_gemm)(dev, &q);
+	FN(sal_cpu_gemm)(dev, &q, 1);
 }
 
 /*
@@ -531,7 +595,7 @@ FN(sal_cpu_linear_grad)(struct sal_dev *dev, struct sal_tensor dw, struct sal_te
 	struct sal_gemm q = { .dtype = SAL_F32, .ydtype = SAL_F32, .n = out, .out = in, .terms = 1, .y = dw.data,
 		.ldy = in, .scale = scale, .accumulate = accumulate };
 	q.term[0] = (struct sal_term){ .x = dyt, .w = xp, .k = len, .ldx = ld };
-	FN(sal_cpu_gemm)(dev, &q);
+	FN(sal_cpu_gemm)(dev, &q, 1);
 }
 
 void

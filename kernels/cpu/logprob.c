@@ -94,7 +94,7 @@ chunk_logits(struct sal_dev *dev, float *z, struct sal_tensor h, struct sal_weig
 		.w = (const char *)w.fwd + v0 / SAL_NR * panel * esize(w.dtype),
 		.k = w.in, .ldx = w.in, .panel = panel,
 	};
-	FN(sal_cpu_gemm)(dev, &q);
+	FN(sal_cpu_gemm)(dev, &q, 1);
 }
 
 /* A target outside the vocabulary is a failure, not a read out of bounds. */
@@ -204,7 +204,7 @@ FN(sal_cpu_logprob_backward)(struct sal_dev *dev, struct sal_tensor dh, struct s
 			q.term[0] = (struct sal_term){
 				.x = dz, .w = (const char *)w.bwd + v0 * SAL_NR * esize(w.dtype), .k = cn, .ldx = cn, .panel = panel,
 			};
-			FN(sal_cpu_gemm)(dev, &q);
+			FN(sal_cpu_gemm)(dev, &q, 1);
 		}
 	}
 }

@@ -83,15 +83,11 @@ vf_load_bf16_n(const bf16 *p, int n)
 	memcpy(t, p, (size_t)n * 2);
 	return vf_load_bf16(t);
 }
+/* to nearest, ties to even, as f32_to_bf16(), but for numbers below 2^-126: those become 0 */
 static inline void
 vf_store_bf16(bf16 *p, vf a)
 {
-	__m512i u = _mm512_castps_si512(a);
-	__m512i r = _mm512_add_epi32(u,
-	    _mm512_add_epi32(_mm512_set1_epi32(0x7fff), _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1))));
-	__mmask16 nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
-	r = _mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x400000));
-	_mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16)));
+	_mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh(a));
 }
 #elif defined(__AVX2__)
 #include <immintrin.h>

@@ -15,9 +15,12 @@
 typedef struct sal_dev *sal_d_; /* short names for the list below only */
 #define T_ struct sal_tensor
 #define W_ struct sal_weight
+#define F_ enum sal_form
 
 #define SAL_OPS(X)                                                                   \
 	X(weight_pack, (sal_d_, W_, int64_t, T_, float))                             \
+	X(weight_store, (sal_d_, W_, F_, int64_t, int64_t, const void *))            \
+	X(weight_unpack, (sal_d_, T_, W_, int64_t))                                  \
 	X(linear_forward, (sal_d_, T_, T_, W_, T_, T_, const W_ *, bool))            \
 	X(linear_backward, (sal_d_, T_, T_, W_, T_, const W_ *, bool))               \
 	X(linear_grad, (sal_d_, T_, T_, T_, float, bool))                            \
@@ -44,9 +47,23 @@ typedef struct sal_dev *sal_d_; /* short names for the list below only */
 	X(add, (sal_d_, T_, T_))                                                     \
 	X(adamw, (sal_d_, T_, T_, T_, T_, float, float, float, float, float, float, int64_t))
 
+/* What is known of a back end without opening it: layout.c has all of them, whatever this build can run. */
+#define SAL_NF4_HEAD (1 + 16 + 256) /* floats before the groups of an NF4 matrix: blocks.c */
+#define SAL_CPU_PANEL 16 /* outputs in one panel of the CPU's packed matrices, on every instruction set */
+struct sal_layout {
+	const char *name;
+	bool ordered;  /* see sal_layout_ordered() */
+	bool one_copy; /* a packed matrix serves transposed too: bwd is fwd */
+	bool blocks;   /* matrices in blocks are kept so */
+	/* bytes of one packed copy of [out, in]; a transposed copy is that of [in, out] */
+	size_t (*packed_bytes)(enum sal_dtype dtype, int64_t out, int64_t in);
+	size_t (*work_bytes)(const struct sal_work *w);
+};
+extern const struct sal_layout sal_cpu_layout, sal_cuda_layout;
+
 struct sal_backend {
 	const char *name;
-	bool one_copy; /* a packed matrix serves transposed too: bwd is fwd */
+	const struct sal_layout *layout;
 	/* 0, or -1 with a line in err.  ordinal: number of the card; threads: of the CPU, 0 for all. */
 	int (*open)(struct sal_dev *dev, int ordinal, int threads, char *err, size_t errlen);
 	void (*close)(struct sal_dev *dev);
@@ -56,8 +73,7 @@ struct sal_backend {
 	void (*upload)(struct sal_dev *dev, void *dst, const void *src, size_t bytes);
 	void (*download)(struct sal_dev *dev, void *dst, const void *src, size_t bytes);
 	double (*sumsq)(struct sal_dev *dev, struct sal_tensor x);
-	/* bytes of one packed copy of [out, in]; a transposed copy is that of [in, out] */
-	size_t (*packed_bytes)(enum sal_dtype dtype, int64_t out, int64_t in);
+	size_t (*room)(struct sal_dev *dev); /* free memory; NULL: not known */
 #define X(op, args) void (*op) args;
 	SAL_OPS(X)
 #undef X
@@ -74,8 +90,6 @@ struct sal_dev {
 
 /* Keep the first failure. */
 void sal_dev_fail(struct sal_dev *dev, const char *fmt, ...);
-
-
 
 extern const struct sal_backend sal_cpu_backend;
 #ifdef SAL_CUDA

@@ -99,6 +99,18 @@ sal_dev_close(struct sal_dev *dev)
 	free(dev);
 }
 
+const struct sal_layout *
+sal_dev_layout(const struct sal_dev *dev)
+{
+	return dev->be->layout;
+}
+
+size_t
+sal_dev_free(struct sal_dev *dev)
+{
+	return dev->be->room && !dev->error[0] ? dev->be->room(dev) : SIZE_MAX;
+}
+
 const char *
 sal_dev_isa(const struct sal_dev *dev)
 {
@@ -308,35 +320,28 @@ sal_download(struct sal_dev *dev, void *dst, struct sal_tensor t)
 }
 
 static size_t
-copies_room(const struct sal_backend *be, enum sal_dtype dtype, int64_t out, int64_t in, bool transposed)
+copy_bytes(const struct sal_layout *l, enum sal_dtype dtype, enum sal_form form, int64_t out, int64_t in)
 {
-	size_t back = transposed && !be->one_copy ? be->packed_bytes(dtype, in, out) : 0;
-
-	return round_up(be->packed_bytes(dtype, out, in)) + round_up(back);
+	return round_up(form == SAL_PLAIN ? l->packed_bytes(dtype, out, in) : sal_form_bytes(form, out * in));
 }
 
 struct sal_weight
-sal_weight_new(struct sal_arena *a, enum sal_dtype dtype, int64_t out, int64_t in, bool transposed)
+sal_weight_new(struct sal_arena *a, enum sal_dtype dtype, enum sal_form form, int64_t out, int64_t in, bool transposed)
 {
-	const struct sal_backend *be = a->dev->be;
-	struct sal_weight w = { .dtype = dtype, .out = out, .in = in };
-	char *p = take(a, copies_room(be, dtype, out, in, transposed));
+	const struct sal_layout *l = a->dev->be->layout;
+	struct sal_weight w = { .dtype = dtype, .form = l->blocks ? form : SAL_PLAIN, .out = out, .in = in };
+	char *p = take(a, sal_weight_room(l, dtype, form, out, in, transposed));
 
 	w.fwd = p;
 	if (p && transposed)
-		w.bwd = be->one_copy ? p : p + round_up(be->packed_bytes(dtype, out, in));
+		w.bwd = l->one_copy ? p : p + copy_bytes(l, dtype, w.form, out, in);
 	return w;
 }
 
-/* No device is named: enough for any back end of this build. */
 size_t
-sal_weight_room(enum sal_dtype dtype, int64_t out, int64_t in, bool transposed)
+sal_weight_room(const struct sal_layout *l, enum sal_dtype dtype, enum sal_form form, int64_t out, int64_t in, bool transposed)
 {
-	size_t room = copies_room(&sal_cpu_backend, dtype, out, in, transposed);
-#ifdef SAL_CUDA
-	size_t cuda = copies_room(&sal_cuda_backend, dtype, out, in, transposed);
-	if (cuda > room)
-		room = cuda;
-#endif
-	return room;
+	size_t room = copy_bytes(l, dtype, l->blocks ? form : SAL_PLAIN, out, in);
+
+	return room + (transposed && !l->one_copy ? copy_bytes(l, dtype, SAL_PLAIN, in, out) : 0);
 }

@@ -44,8 +44,15 @@ enum sal_dtype { SAL_F32, SAL_BF16, SAL_I32 };
 #define SAL_KV_PAGE 32       /* keys in one page of a key/value cache */
 #define SAL_VOCAB_CHUNK 2048 /* columns over which one partial sum of a softmax runs */
 
-struct sal_dev;   /* a back end opened on one device */
-struct sal_arena; /* a block of its memory, handed out in order */
+/*
+ * How the elements of a matrix are kept: as numbers of the compute type, or in
+ * blocks, row after row, as files store them.  kernels/blocks.c has the bytes of each.
+ */
+enum sal_form { SAL_PLAIN, SAL_NF4, SAL_Q4_0, SAL_Q4_1, SAL_Q8_0, SAL_Q4_K, SAL_Q5_K, SAL_Q6_K, SAL_FORMS };
+
+struct sal_dev;    /* a back end opened on one device */
+struct sal_arena;  /* a block of its memory, handed out in order */
+struct sal_layout; /* what a back end takes of memory; needs no device */
 
 /* A view of device memory.  Copied by value; owns nothing. */
 struct sal_tensor {
@@ -60,10 +67,12 @@ struct sal_tensor {
 /*
  * A matrix [O, K] of a linear map, in the layout the back end multiplies from.
  * fwd serves x W^T, bwd (a second copy, transposed) serves dy W; bwd may be
- * absent where nothing is trained through the matrix.
+ * absent where nothing is trained through the matrix.  Blocks are decoded tile by
+ * tile as they are multiplied: the product is that of the matrix they decode to.
  */
 struct sal_weight {
 	enum sal_dtype dtype; /* act: SAL_F32 or SAL_BF16 */
+	enum sal_form form;   /* SAL_PLAIN: elements of dtype; else blocks, which decode to dtype */
 	int64_t out, in;      /* O, K */
 	void *fwd, *bwd;      /* packed; layout private to the back end; bwd may be NULL */
 };
@@ -95,6 +104,14 @@ struct sal_seqs {
  */
 struct sal_dev *sal_dev_open(const char *name, int threads, char *err, size_t errlen);
 void sal_dev_close(struct sal_dev *dev); /* NULL does nothing */
+
+/* The back end of a name as sal_dev_open() takes it, in this build or not; NULL: there is none of that name. */
+const struct sal_layout *sal_layout(const char *name);
+const struct sal_layout *sal_dev_layout(const struct sal_dev *dev);
+/* Are results the same bits whatever is computed together ("Order" above)?  Else only from run to run. */
+bool sal_layout_ordered(const struct sal_layout *l);
+/* Memory that the device could still hand out; SIZE_MAX: not known. */
+size_t sal_dev_free(struct sal_dev *dev);
 
 /* Instruction set in use ("portable", "avx2", "avx512") or the card's name. */
 const char *sal_dev_isa(const struct sal_dev *dev);
@@ -136,19 +153,61 @@ void sal_download(struct sal_dev *dev, void *dst, struct sal_tensor t);
 
 /*
  * A packed matrix of the arena, [out, in] of dtype act; transposed: with bwd too.
- * Its content is set by sal_weight_pack().  room: the bytes it takes.
+ * Its content is set by sal_weight_pack() or sal_weight_store().  form: what it is
+ * stored as; a back end that does not keep blocks makes it SAL_PLAIN.
+ * room: the bytes it takes.
  */
 struct sal_weight sal_weight_new(
-    struct sal_arena *a, enum sal_dtype dtype, int64_t out, int64_t in, bool transposed);
-size_t sal_weight_room(enum sal_dtype dtype, int64_t out, int64_t in, bool transposed);
+    struct sal_arena *a, enum sal_dtype dtype, enum sal_form form, int64_t out, int64_t in, bool transposed);
+size_t sal_weight_room(const struct sal_layout *l, enum sal_dtype dtype, enum sal_form form, int64_t out, int64_t in,
+    bool transposed);
+
+/* Most that the operations of passes over so many rows take beside their operands, kept from call to call. */
+struct sal_work {
+	enum sal_dtype dtype;
+	int64_t rows, widest, vocab, hidden; /* widest: inputs or outputs of a linear map */
+	int64_t heads, head_dim, pages;      /* query heads; pages of the longest sequence */
+	bool blocks, train;
+};
+size_t sal_work_room(const struct sal_layout *l, const struct sal_work *w);
+
+/*
+ * Blocks on the host.  bytes: of a matrix of n elements; a row of SAL_NF4 need not be
+ * whole blocks, of every other form it must be (sal_form_block() elements).
+ * decode: elements first .. first+count-1 of n to float, first at the edge of a block;
+ * the values that the back ends multiply with, before they are rounded to dtype.
+ */
+size_t sal_form_bytes(enum sal_form form, int64_t n);
+int sal_form_block(enum sal_form form);
+const char *sal_form_name(enum sal_form form); /* "nf4", "q4_0" ... */
+float sal_f16(const uint8_t *p); /* two bytes, IEEE half */
+void sal_blocks_decode(enum sal_form form, const void *blocks, int64_t n, int64_t first, int64_t count, float *out);
+/*
+ * n elements to SAL_NF4, as bitsandbytes does: 16 codes for the elements over the largest absolute
+ * value of each 64 in a row; those values less their mean again over the largest of each
+ * 256, in 8 bits.  dst: sal_form_bytes(SAL_NF4, n).  scales: room for (n + 63) / 64.
+ * Elements come in parts, in order, each but the last a multiple of 64; the last call has first + count == n.
+ * Source: Dettmers et al. 2023, arXiv:2305.14314.
+ */
+void sal_nf4_encode(void *dst, float *scales, int64_t n, const float *x, int64_t first, int64_t count);
 
 /* ---- operations --------------------------------------------------------- */
 
 /*
  * Set rows row0 .. row0+n-1 of a packed matrix to scale * src.
- *   w    [O, K]  out      src  [n, K]  in, F32
+ *   w    [O, K]  out, SAL_PLAIN      src  [n, K]  in, F32
  */
 void sal_weight_pack(struct sal_dev *dev, struct sal_weight w, int64_t row0, struct sal_tensor src, float scale);
+
+/*
+ * Set rows row0 .. row0+n-1 of a packed matrix from blocks in host memory; waits.
+ *   w    [O, K]  out: of that form, or SAL_PLAIN (then they are decoded)
+ *   src  [n, K]  in, blocks of form; SAL_NF4: the whole matrix (row0 0, n O)
+ */
+void sal_weight_store(struct sal_dev *dev, struct sal_weight w, enum sal_form form, int64_t row0, int64_t n, const void *src);
+
+/* y [n, K] out, act of w: rows row0 .. row0+n-1 of w, decoded. */
+void sal_weight_unpack(struct sal_dev *dev, struct sal_tensor y, struct sal_weight w, int64_t row0);
 
 /*
  * y = x W^T + u B^T + bias (+ y when accumulate), the sums over K, then R, in one

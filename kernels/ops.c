@@ -229,10 +229,32 @@ sal_weight_pack(struct sal_dev *dev, struct sal_weight w, int64_t row0, struct s
 {
 	CALL(weight_pack, 0, mat(w), src);
 	NEED(src.ndim == 2 && f32(src) && src.dim[1] == w.in);
-	NEED(w.dtype != SAL_I32 && row0 >= 0 && row0 + src.dim[0] <= w.out);
+	NEED(w.dtype != SAL_I32 && w.form == SAL_PLAIN && row0 >= 0 && row0 + src.dim[0] <= w.out);
 	if (empty(src))
 		return;
 	RUN(0, weight_pack, w, row0, src, scale);
+}
+
+void
+sal_weight_store(struct sal_dev *dev, struct sal_weight w, enum sal_form form, int64_t row0, int64_t n, const void *src)
+{
+	CALL(weight_store, 0, mat(w));
+	NEED(form > SAL_PLAIN && form < SAL_FORMS && (w.form == SAL_PLAIN || w.form == form));
+	NEED(row0 >= 0 && n >= 0 && row0 + n <= w.out && (form != SAL_NF4 || n == w.out));
+	NEED(form == SAL_NF4 || w.in % sal_form_block(form) == 0);
+	if (n == 0 || w.in == 0)
+		return;
+	RUN(0, weight_store, w, form, row0, n, src);
+}
+
+void
+sal_weight_unpack(struct sal_dev *dev, struct sal_tensor y, struct sal_weight w, int64_t row0)
+{
+	CALL(weight_unpack, 1, y, mat(w));
+	NEED(y.ndim == 2 && y.dtype == w.dtype && y.dim[1] == w.in && row0 >= 0 && row0 + y.dim[0] <= w.out);
+	if (empty(y))
+		return;
+	RUN(0, weight_unpack, y, w, row0);
 }
 
 void
@@ -287,7 +309,7 @@ void
 sal_embedding_forward(struct sal_dev *dev, struct sal_tensor y, struct sal_weight w, struct sal_tensor ids)
 {
 	CALL(embedding_forward, 1, y, mat(w), ids);
-	NEED(ids.ndim == 1 && ids.dtype == SAL_I32);
+	NEED(ids.ndim == 1 && ids.dtype == SAL_I32 && w.form == SAL_PLAIN);
 	NEED(is2(y, ids.dim[0], w.in) && f32(y));
 	if (empty(y))
 		return;
@@ -451,7 +473,7 @@ sal_logprob_forward(struct sal_dev *dev, struct sal_tensor logprob, struct sal_t
     struct sal_tensor h, struct sal_weight w, struct sal_tensor target, float inv_temperature)
 {
 	CALL(logprob_forward, 3, logprob, lse, entropy, h, mat(w), target);
-	NEED(h.ndim == 2 && h.dtype == w.dtype && h.dim[1] == w.in && w.out > 0);
+	NEED(h.ndim == 2 && h.dtype == w.dtype && h.dim[1] == w.in && w.out > 0 && w.form == SAL_PLAIN);
 	NEED(is1(logprob, SAL_F32, h.dim[0]) && is1(lse, SAL_F32, h.dim[0]) && none_or1(entropy, h.dim[0]));
 	NEED(is1(target, SAL_I32, h.dim[0]) && inv_temperature > 0);
 	if (empty(h))
@@ -464,7 +486,7 @@ sal_logprob_backward(struct sal_dev *dev, struct sal_tensor dh, struct sal_tenso
     struct sal_tensor h, struct sal_weight w, struct sal_tensor target, float inv_temperature)
 {
 	CALL(logprob_backward, 1, dh, g, lse, h, mat(w), target);
-	NEED(h.ndim == 2 && h.dtype == w.dtype && h.dim[1] == w.in && w.out > 0 && (w.bwd || !w.fwd));
+	NEED(h.ndim == 2 && h.dtype == w.dtype && h.dim[1] == w.in && w.out > 0 && w.form == SAL_PLAIN && (w.bwd || !w.fwd));
 	NEED(same(dh, h) && f32(dh) && is1(g, SAL_F32, h.dim[0]) && is1(lse, SAL_F32, h.dim[0]));
 	NEED(is1(target, SAL_I32, h.dim[0]) && inv_temperature > 0);
 	if (empty(h))

@@ -30,23 +30,28 @@ sal_targets_parse(const char *list, unsigned *targets)
 	return *targets ? 0 : sal_err("no target modules");
 }
 
+/* A parameter; ar NULL: only its shape. */
 static struct sal_param *
 add_param(struct sal_adapter *a, struct sal_arena *ar, size_t *room, const char *name, int ndim, int64_t d0, int64_t d1)
 {
-	*room += sal_tensor_room(SAL_F32, ndim == 2 ? d0 * d1 : d0);
-	if (ar == NULL)
-		return NULL;
 	struct sal_param *p = &a->param[a->n_params++];
+
+	*room += sal_tensor_room(SAL_F32, ndim == 2 ? d0 * d1 : d0);
+	if (ar == NULL) {
+		p->w = (struct sal_tensor){ .dtype = SAL_F32, .ndim = ndim, .dim = { d0, d1 } };
+		return p;
+	}
 	p->name = strdup(name);
 	p->w = sal_tensor_new(ar, SAL_F32, ndim, d0, d1, 0, 0);
 	return p;
 }
 
-/* Lay out all tensors; ar == NULL only adds up their room. */
+/* Lay out all tensors; without arenas only add up their room. */
 static void
-lay_out(struct sal_adapter *a, struct sal_arena *ar, size_t *room, bool head_w, bool head_b)
+lay_out(struct sal_adapter *a, size_t *room, size_t *master_room, bool head_w, bool head_b)
 {
 	const struct sal_model *m = a->model;
+	struct sal_arena *ar = a->arena, *master = a->master_arena;
 	char name[160];
 	int64_t o, i;
 
@@ -60,13 +65,13 @@ lay_out(struct sal_adapter *a, struct sal_arena *ar, size_t *room, bool head_w, 
 			t->r = a->r;
 			t->scale = (float)(a->alpha / a->r);
 			snprintf(name, sizeof name, "base_model.model.model.layers.%d.%s.%s.lora_A.weight", l, group_name[p], sal_proj_name[p]);
-			t->pa = add_param(a, ar, room, name, 2, a->r, i);
+			t->pa = add_param(a, master, master_room, name, 2, a->r, i);
 			snprintf(name, sizeof name, "base_model.model.model.layers.%d.%s.%s.lora_B.weight", l, group_name[p], sal_proj_name[p]);
-			t->pb = add_param(a, ar, room, name, 2, o, a->r);
-			*room += sal_weight_room(m->dtype, a->r, i, true) + sal_weight_room(m->dtype, o, a->r, true);
+			t->pb = add_param(a, master, master_room, name, 2, o, a->r);
+			*room += sal_weight_room(m->layout, m->dtype, SAL_PLAIN, a->r, i, true) + sal_weight_room(m->layout, m->dtype, SAL_PLAIN, o, a->r, true);
 			if (ar) {
-				t->a = sal_weight_new(ar, m->dtype, a->r, i, true);
-				t->b = sal_weight_new(ar, m->dtype, o, a->r, true);
+				t->a = sal_weight_new(ar, m->dtype, SAL_PLAIN, a->r, i, true);
+				t->b = sal_weight_new(ar, m->dtype, SAL_PLAIN, o, a->r, true);
 			}
 		}
 	a->head_w = head_w ? add_param(a, ar, room, "head.weight", 1, m->cfg.hidden_size, 0) : NULL;
@@ -77,7 +82,7 @@ static struct sal_adapter *
 adapter_make(struct sal_model *m, int r, double alpha, unsigned targets, bool head_w, bool head_b)
 {
 	struct sal_adapter *a = calloc(1, sizeof *a);
-	size_t room = 0;
+	size_t room = 0, master = 0;
 
 	if (a == NULL)
 		goto oom;
@@ -86,9 +91,10 @@ adapter_make(struct sal_model *m, int r, double alpha, unsigned targets, bool he
 	a->param = calloc((size_t)m->cfg.num_layers * SAL_N_PROJ * 2 + 2, sizeof *a->param);
 	if (a->lora == NULL || a->param == NULL)
 		goto oom;
-	lay_out(a, NULL, &room, head_w, head_b);
-	a->arena = sal_arena_new(m->dev, room + 2 * sal_tensor_room(SAL_F32, m->cfg.hidden_size));
-	lay_out(a, a->arena, &room, head_w, head_b);
+	lay_out(a, &room, &master, head_w, head_b);
+	a->arena = sal_arena_new(m->dev, room + 2 * sal_tensor_room(SAL_F32, m->cfg.hidden_size)); /* a head may come later */
+	a->master_arena = sal_arena_new(m->dev, master);
+	lay_out(a, &room, &master, head_w, head_b);
 	if (sal_dev_sync(m->dev) != 0) {
 		sal_err("adapter: %s", sal_dev_error(m->dev));
 		sal_adapter_close(a);
@@ -109,10 +115,22 @@ sal_adapter_close(struct sal_adapter *a)
 	for (int i = 0; a->param && i < a->n_params; i++)
 		free(a->param[i].name);
 	sal_arena_free(a->arena);
+	sal_arena_free(a->master_arena);
 	sal_arena_free(a->train_arena);
 	free(a->lora);
 	free(a->param);
+	free(a->leaving);
 	free(a);
+}
+
+void
+sal_adapter_freeze(struct sal_adapter *a)
+{
+	for (int i = 0; i < a->n_params; i++)
+		if (&a->param[i] != a->head_w && &a->param[i] != a->head_b)
+			a->param[i].w.data = NULL;
+	sal_arena_free(a->master_arena);
+	a->master_arena = NULL;
 }
 
 static int64_t
@@ -545,57 +563,128 @@ sal_adapter_save(const struct sal_adapter *a, const char *dir, bool reward, bool
 
 /* ---- training ----------------------------------------------------------- */
 
+/* Partial sums for so many records: one, where the order of a sum is not kept. */
+static int
+tree_levels(const struct sal_model *m, int max_records)
+{
+	int levels = 1;
+
+	while (sal_layout_ordered(m->layout) && (1 << (levels - 1)) < max_records)
+		levels++;
+	return levels;
+}
+
+/* Bytes of training: *sums with the gradients of one record, *moments; *most: elements of the largest parameter. */
+static void
+train_room(const struct sal_adapter *a, int levels, size_t *sums, size_t *moments, int64_t *most)
+{
+	*sums = *moments = 0;
+	*most = 1;
+	for (int i = 0; i < a->n_params; i++) {
+		int64_t n = (int64_t)(sal_tensor_bytes(a->param[i].w) / 4);
+		*sums += sal_tensor_room(SAL_F32, n) * (size_t)levels;
+		*moments += sal_tensor_room(SAL_F32, n) * 2;
+		*most = n > *most ? n : *most;
+	}
+	*sums += 2 * sal_tensor_room(SAL_F32, *most);
+}
+
+struct sal_adapter_room
+sal_adapter_room(struct sal_model *m, int r, unsigned targets, bool head, int max_records)
+{
+	size_t n = (size_t)m->cfg.num_layers * SAL_N_PROJ;
+	struct sal_adapter a = { .model = m, .r = r, .alpha = r, .targets = targets };
+	struct sal_adapter_room room = { 0, 0, 0, 0 };
+	int64_t most;
+
+	a.lora = calloc(n, sizeof *a.lora);
+	a.param = calloc(n * 2 + 2, sizeof *a.param);
+	if (a.lora && a.param) {
+		lay_out(&a, &room.packed, &room.master, head, head);
+		room.packed += 2 * sal_tensor_room(SAL_F32, m->cfg.hidden_size);
+		if (max_records > 0)
+			train_room(&a, tree_levels(m, max_records), &room.sums, &room.moments, &most);
+		else
+			room.master = 0;
+	}
+	free(a.lora);
+	free(a.param);
+	return room;
+}
+
+/* The gradient of a record of parameter p is made where that of another was: A's beside B's, the head's beside its bias. */
+static void
+share_grad(struct sal_adapter *a, struct sal_param *p)
+{
+	struct sal_tensor g = a->grad[p == a->head_b || (p != a->head_w && (p - a->param) % 2)];
+
+	p->g = sal_tensor_view(sal_tensor_rows(g, 0, count(p->w)), p->w.ndim, p->w.dim[0], p->w.dim[1], 0, 0);
+}
+
 int
 sal_adapter_train(struct sal_adapter *a, int max_records)
 {
-	size_t room = 0;
+	struct sal_dev *dev = a->model->dev;
+	size_t sums, moments;
+	int64_t most;
 
-	a->levels = 1;
-	while ((1 << (a->levels - 1)) < max_records)
-		a->levels++;
-	for (int i = 0; i < a->n_params; i++)
-		room += sal_tensor_room(SAL_F32, count(a->param[i].w)) * (size_t)(3 + a->levels);
-	a->train_arena = sal_arena_new(a->model->dev, room);
+	free(a->leaving);
+	if ((a->leaving = calloc((size_t)a->n_params + 1, sizeof *a->leaving)) == NULL)
+		return sal_err("out of memory");
+	a->levels = tree_levels(a->model, max_records);
+	train_room(a, a->levels, &sums, &moments, &most);
+	a->train_arena = sal_arena_new(dev, sums + moments);
+	for (int i = 0; i < 2; i++)
+		a->grad[i] = sal_tensor_new(a->train_arena, SAL_F32, 1, most, 0, 0, 0);
 	for (int i = 0; i < a->n_params; i++) {
 		struct sal_param *p = &a->param[i];
-		struct sal_tensor *t[3] = { &p->g, &p->m, &p->v };
-		for (int k = 0; k < 3 + a->levels; k++) {
+		for (int k = 0; k < 2 + a->levels; k++) {
 			struct sal_tensor x = sal_tensor_new(a->train_arena, SAL_F32, p->w.ndim, p->w.dim[0], p->w.dim[1], 0, 0);
-			sal_zero(a->model->dev, x);
-			*(k < 3 ? t[k] : &p->tree[k - 3]) = x;
+			sal_zero(dev, x);
+			*(k == 0 ? &p->m : k == 1 ? &p->v : &p->tree[k - 2]) = x;
 		}
+		share_grad(a, p);
 	}
 	a->trained = true;
-	return sal_dev_sync(a->model->dev) == 0 ? 0 : sal_err("%s", sal_dev_error(a->model->dev));
+	return sal_dev_sync(dev) == 0 ? 0 : sal_err("%s", sal_dev_error(dev));
 }
 
 /* A binary counter: after record i, tree[k] holds the sum of 2^k records where bit k of i+1 is set. */
 void
 sal_param_push(struct sal_adapter *a, struct sal_param *p, int index)
 {
+	struct sal_dev *dev = a->model->dev;
 	int k = 0;
 
+	if (!sal_layout_ordered(a->model->layout)) {
+		if (index == 0)
+			sal_copy(dev, p->tree[0], p->g);
+		else
+			sal_add(dev, p->tree[0], p->g);
+		return;
+	}
 	for (; index >> k & 1; k++)
-		sal_add(a->model->dev, p->g, p->tree[k]);
-	sal_copy(a->model->dev, p->tree[k], p->g);
+		sal_add(dev, p->g, p->tree[k]);
+	sal_copy(dev, p->tree[k], p->g);
 }
 
 void
 sal_adapter_grad_end(struct sal_adapter *a, int n)
 {
+	bool ordered = sal_layout_ordered(a->model->layout);
+
 	for (int i = 0; i < a->n_params; i++) {
 		struct sal_param *p = &a->param[i];
-		bool first = true;
-		for (int k = 0; k < a->levels; k++) {
-			if (!(n >> k & 1))
-				continue;
-			if (first)
-				sal_copy(a->model->dev, p->g, p->tree[k]);
-			else
-				sal_add(a->model->dev, p->g, p->tree[k]);
-			first = false;
-		}
+		int first = 0;
+		while (ordered && !(n >> first & 1))
+			first++;
+		for (int k = first + 1; k < a->levels; k++)
+			if (n >> k & 1)
+				sal_add(a->model->dev, p->tree[first], p->tree[k]);
+		a->leaving[i] = p->g = p->tree[first];
 	}
+	if (a->reduce)
+		a->reduce(a->reduce_ctx, a->model->dev, a->leaving, a->n_params);
 }
 
 double
@@ -616,6 +705,8 @@ sal_adapter_update(struct sal_adapter *a, const struct sal_adam *o, double grad_
 		sal_adamw(a->model->dev, p->w, p->m, p->v, p->g, (float)grad_scale, (float)o->lr, (float)o->beta1, (float)o->beta2,
 		    (float)o->eps, (float)o->weight_decay, step);
 	}
+	for (int i = 0; i < a->n_params; i++)
+		share_grad(a, &a->param[i]);
 	sal_adapter_pack(a);
 	a->hash = 0;
 }

@@ -268,28 +268,31 @@ config_from_gguf(const struct sal_tensors *s, struct sal_config *c)
 #undef KEY
 }
 
+static int
+read_folder(const char *path, struct sal_config *cfg)
+{
+	char *file = sal_path_join(path, "config.json"), why[512];
+	cJSON *j = file ? sal_json_read(file) : NULL;
+	int rc = j ? config_from_json(j, cfg) : -1;
+
+	if (j && rc != 0) {
+		snprintf(why, sizeof why, "%s", sal_errmsg());
+		sal_err("%s: %s", file, why);
+	}
+	cJSON_Delete(j);
+	free(file);
+	return rc;
+}
+
 static struct sal_tensors *
 open_files(const char *path, struct sal_config *cfg)
 {
 	struct sal_tensors *s = NULL;
 	char why[512];
-	int rc = -1;
 
 	memset(cfg, 0, sizeof *cfg);
-	if (sal_is_dir(path)) {
-		char *file = sal_path_join(path, "config.json");
-		cJSON *j = file ? sal_json_read(file) : NULL;
-		if (j != NULL) {
-			if ((rc = config_from_json(j, cfg)) != 0) {
-				snprintf(why, sizeof why, "%s", sal_errmsg());
-				sal_err("%s: %s", file, why);
-			} else
-				s = sal_safetensors_open_dir(path);
-			cJSON_Delete(j);
-		}
-		free(file);
-		return s;
-	}
+	if (sal_is_dir(path))
+		return read_folder(path, cfg) == 0 ? sal_safetensors_open_dir(path) : NULL;
 	if ((s = sal_gguf_open(path)) != NULL && config_from_gguf(s, cfg) != 0) {
 		snprintf(why, sizeof why, "%s", sal_errmsg());
 		sal_err("%s: %s", path, why);
@@ -343,28 +346,97 @@ need(const struct loader *ld, const char *name, int ndim, int64_t d0, int64_t d1
 
 /* Rows of q and k in a GGUF of arch llama: row 2j+s of a head is row s*D/2 + j of Hugging Face's order. */
 static void
-unpermute(float *rows, float *tmp, int64_t d, int64_t k)
+unpermute(void *rows, void *tmp, int64_t d, int64_t bytes)
 {
-	memcpy(tmp, rows, (size_t)(d * k) * sizeof *rows);
+	memcpy(tmp, rows, (size_t)(d * bytes));
 	for (int64_t s = 0; s < 2; s++)
 		for (int64_t j = 0; j < d / 2; j++)
-			memcpy(rows + (s * d / 2 + j) * k, tmp + (2 * j + s) * k, (size_t)k * sizeof *rows);
+			memcpy((char *)rows + (s * d / 2 + j) * bytes, (const char *)tmp + (2 * j + s) * bytes, (size_t)bytes);
+}
+
+/* Rows r .. r+n-1 of t as float in ld->host, in Hugging Face's order. */
+static int
+decode(struct loader *ld, const struct sal_stored_tensor *t, int64_t r, int64_t n, bool permuted)
+{
+	int64_t d = ld->m->cfg.head_dim, in = t->dim[1];
+
+	if (sal_decode_rows(t, r, n, ld->host) != 0)
+		return -1;
+	for (int64_t h = 0; permuted && h < n; h += d)
+		unpermute(ld->host + h * in, ld->host + ld->host_len / 2, d, in * (int64_t)sizeof *ld->host);
+	return 0;
+}
+
+/* The whole matrix in 4 bits, then to the device. */
+static int
+load_nf4(struct loader *ld, const struct sal_stored_tensor *t, struct sal_weight w, bool permuted, int64_t step)
+{
+	int64_t n = w.out * w.in, have = 0, part;
+	void *blocks = malloc(sal_form_bytes(SAL_NF4, n));
+	float *scales = malloc(((size_t)n / 64 + 1) * sizeof *scales), *rest = ld->host;
+	int rc = blocks && scales ? 0 : sal_err("out of memory");
+
+	/* what is left of a block is kept before the next rows */
+	for (int64_t r = 0, kept = 0, rows; rc == 0 && r < w.out; r += rows) {
+		rows = w.out - r < step ? w.out - r : step;
+		ld->host = rest + kept;
+		rc = decode(ld, t, r, rows, permuted);
+		ld->host = rest;
+		kept += rows * w.in;
+		part = r + rows == w.out ? kept : kept / 64 * 64;
+		if (rc == 0)
+			sal_nf4_encode(blocks, scales, n, rest, have, part);
+		have += part;
+		kept -= part;
+		memmove(rest, rest + part, (size_t)kept * sizeof *rest);
+	}
+	if (rc == 0)
+		sal_weight_store(ld->m->dev, w, SAL_NF4, 0, w.out, blocks);
+	free(blocks);
+	free(scales);
+	return rc;
+}
+
+/* Rows as they are stored, to the device; those of permuted heads in their place. */
+static int
+load_blocks(struct loader *ld, const struct sal_stored_tensor *t, struct sal_weight w, bool permuted)
+{
+	enum sal_form form = sal_stored_form(t);
+	size_t row = sal_form_bytes(form, w.in);
+	int64_t d = ld->m->cfg.head_dim;
+	char *head = permuted ? malloc(2 * (size_t)d * row) : NULL;
+
+	if (!permuted) {
+		sal_weight_store(ld->m->dev, w, form, 0, w.out, t->data);
+		return 0;
+	}
+	if (head == NULL)
+		return sal_err("out of memory");
+	for (int64_t r = 0; r < w.out; r += d) {
+		memcpy(head, t->data + (size_t)r * row, (size_t)d * row);
+		unpermute(head, head + (size_t)d * row, d, (int64_t)row);
+		sal_weight_store(ld->m->dev, w, form, r, d, head);
+	}
+	free(head);
+	return 0;
 }
 
 static int
-load_matrix(struct loader *ld, const char *name, struct sal_weight w, bool permuted)
+load_matrix(struct loader *ld, const char *name, struct sal_weight w, bool permuted, enum sal_form form)
 {
 	const struct sal_stored_tensor *t = need(ld, name, 2, w.out, w.in);
 	int64_t d = ld->m->cfg.head_dim, step = (int64_t)(ld->host_len / 2) / w.in / d * d;
 
 	if (t == NULL || ld->check)
 		return t ? 0 : -1;
+	if (form == SAL_NF4)
+		return load_nf4(ld, t, w, permuted, step);
+	if (w.form != SAL_PLAIN)
+		return load_blocks(ld, t, w, permuted);
 	for (int64_t r = 0; r < w.out; r += step) {
 		int64_t n = w.out - r < step ? w.out - r : step;
-		if (sal_decode_rows(t, r, n, ld->host) != 0)
+		if (decode(ld, t, r, n, permuted) != 0)
 			return -1;
-		for (int64_t h = 0; permuted && h < n; h += d)
-			unpermute(ld->host + h * w.in, ld->host + ld->host_len / 2, d, w.in);
 		struct sal_tensor src = sal_tensor_view(sal_tensor_rows(ld->stage, 0, n * w.in), 2, n, w.in, 0, 0);
 		sal_upload(ld->m->dev, src, ld->host);
 		sal_weight_pack(ld->m->dev, w, r, src, 1.0f);
@@ -382,7 +454,7 @@ load_vector(struct loader *ld, const char *name, struct sal_tensor t, bool permu
 	if (s == NULL || sal_decode_rows(s, 0, 1, ld->host) != 0)
 		return -1;
 	for (int64_t h = 0; permuted && h < t.dim[0]; h += ld->m->cfg.head_dim)
-		unpermute(ld->host + h, ld->host + ld->host_len / 2, ld->m->cfg.head_dim, 1);
+		unpermute(ld->host + h, ld->host + ld->host_len / 2, ld->m->cfg.head_dim, (int64_t)sizeof *ld->host);
 	sal_upload(ld->m->dev, t, ld->host);
 	return 0;
 }
@@ -396,6 +468,15 @@ layer_name(const struct loader *ld, char *out, size_t len, int l, const char *hf
 		snprintf(out, len, "model.layers.%d.%s.%s", l, hf, what);
 }
 
+/* What a projection is kept as, where the back end keeps blocks.  Embedding and head are always plain. */
+static enum sal_form
+form_of(const struct loader *ld, const char *name)
+{
+	const struct sal_stored_tensor *t = ld->files ? sal_tensors_find(ld->files, name) : NULL;
+
+	return ld->m->quantize == SAL_QUANTIZE_NF4 ? SAL_NF4 : t ? sal_stored_form(t) : SAL_PLAIN;
+}
+
 static int
 load_layer(struct loader *ld, int l)
 {
@@ -406,7 +487,7 @@ load_layer(struct loader *ld, int l)
 	for (int p = 0; p < SAL_N_PROJ; p++) {
 		bool perm = c->permuted && ld->gguf && (p == SAL_Q || p == SAL_K);
 		layer_name(ld, name, sizeof name, l, proj_names[p].hf, proj_names[p].gguf, "weight");
-		if (load_matrix(ld, name, y->w[p], perm) != 0)
+		if (load_matrix(ld, name, y->w[p], perm, form_of(ld, name)) != 0)
 			return -1;
 		layer_name(ld, name, sizeof name, l, proj_names[p].hf, proj_names[p].gguf, "bias");
 		if (y->bias[p].ndim && !ld->gguf && !(c->biases >> p & 1))
@@ -438,14 +519,14 @@ load_all(struct loader *ld)
 	layer_name(ld, name, sizeof name, m->cfg.num_layers, "input_layernorm", "attn_norm", "weight");
 	if (sal_tensors_find(ld->files, name))
 		return sal_err("%s: tensor '%s' is there, but the configuration has %d layers", m->path, name, m->cfg.num_layers);
-	if (load_matrix(ld, ld->gguf ? "token_embd.weight" : "model.embed_tokens.weight", m->embed, false) != 0)
+	if (load_matrix(ld, ld->gguf ? "token_embd.weight" : "model.embed_tokens.weight", m->embed, false, SAL_PLAIN) != 0)
 		return -1;
 	for (int l = 0; l < m->cfg.num_layers; l++)
 		if (load_layer(ld, l) != 0)
 			return -1;
 	if (load_vector(ld, ld->gguf ? "output_norm.weight" : "model.norm.weight", m->final_norm, false) != 0)
 		return -1;
-	return m->cfg.tied ? 0 : load_matrix(ld, ld->gguf ? "output.weight" : "lm_head.weight", m->head, false);
+	return m->cfg.tied ? 0 : load_matrix(ld, ld->gguf ? "output.weight" : "lm_head.weight", m->head, false, SAL_PLAIN);
 }
 
 /* Reserve everything in one arena: a == NULL only adds up and sets the shapes. */
@@ -457,10 +538,10 @@ vec(struct sal_arena *a, size_t *room, int64_t n)
 }
 
 static struct sal_weight
-mat(struct sal_arena *a, size_t *room, enum sal_dtype dt, int64_t o, int64_t i, bool tr)
+mat(struct sal_model *m, struct sal_arena *a, size_t *room, enum sal_form form, int64_t o, int64_t i, bool tr)
 {
-	*room += sal_weight_room(dt, o, i, tr);
-	return a ? sal_weight_new(a, dt, o, i, tr) : (struct sal_weight){ .out = o, .in = i };
+	*room += sal_weight_room(m->layout, m->dtype, form, o, i, tr);
+	return a ? sal_weight_new(a, m->dtype, form, o, i, tr) : (struct sal_weight){ .out = o, .in = i };
 }
 
 static void
@@ -474,9 +555,10 @@ reserve(struct sal_model *m, struct sal_arena *a, size_t *room, const struct loa
 		struct sal_layer *y = &m->layer[l];
 		for (int p = 0; p < SAL_N_PROJ; p++) {
 			sal_proj_shape(c, p, &o, &i);
-			y->w[p] = mat(a, room, m->dtype, o, i, flags & SAL_MODEL_TRAIN);
+			layer_name(ld, name, sizeof name, l, proj_names[p].hf, proj_names[p].gguf, "weight");
+			y->w[p] = mat(m, a, room, form_of(ld, name), o, i, flags & SAL_MODEL_TRAIN);
 			layer_name(ld, name, sizeof name, l, proj_names[p].hf, proj_names[p].gguf, "bias");
-			y->bias[p] = c->biases >> p & 1 || sal_tensors_find(ld->files, name) ? vec(a, room, o) : SAL_NONE;
+			y->bias[p] = c->biases >> p & 1 || (ld->files && sal_tensors_find(ld->files, name)) ? vec(a, room, o) : SAL_NONE;
 		}
 		y->attn_norm = vec(a, room, c->hidden_size);
 		y->ffn_norm = vec(a, room, c->hidden_size);
@@ -487,8 +569,8 @@ reserve(struct sal_model *m, struct sal_arena *a, size_t *room, const struct loa
 	*room += sal_tensor_room(SAL_F32, (int64_t)c->max_positions * c->head_dim);
 	if (a)
 		m->rope = sal_tensor_new(a, SAL_F32, 3, c->max_positions, 2, c->head_dim / 2, 0);
-	m->embed = mat(a, room, m->dtype, c->vocab_size, c->hidden_size, c->tied && (flags & SAL_MODEL_HEAD_GRAD));
-	m->head = c->tied ? m->embed : mat(a, room, m->dtype, c->vocab_size, c->hidden_size, flags & SAL_MODEL_HEAD_GRAD);
+	m->embed = mat(m, a, room, SAL_PLAIN, c->vocab_size, c->hidden_size, c->tied && (flags & SAL_MODEL_HEAD_GRAD));
+	m->head = c->tied ? m->embed : mat(m, a, room, SAL_PLAIN, c->vocab_size, c->hidden_size, flags & SAL_MODEL_HEAD_GRAD);
 }
 
 /* Angles in float, as the reference computes them: inverse frequency, then position times it. */
@@ -586,10 +668,13 @@ load(struct sal_model *m, const struct sal_tensors *files, int flags)
 	if (load_all(&ld) != 0)
 		return -1;
 	ld.check = false;
+	if (room > sal_dev_free(m->dev))
+		return sal_err("%s: the weights take %.1f MB, device '%s' has %.1f MB free", m->path, (double)room / 1e6, sal_dev_isa(m->dev),
+		    (double)sal_dev_free(m->dev) / 1e6);
 	m->arena = sal_arena_new(m->dev, room);
 	reserve(m, m->arena, &room, &ld, flags);
 	ld.host_len = 2 * widest * (size_t)(c->head_dim > 64 ? c->head_dim : 64) * 2;
-	ld.host = malloc(ld.host_len * sizeof *ld.host);
+	ld.host = malloc((ld.host_len + 64) * sizeof *ld.host); /* 64: see load_nf4() */
 	stage = sal_arena_new(m->dev, sal_tensor_room(SAL_F32, (int64_t)ld.host_len));
 	ld.stage = sal_tensor_new(stage, SAL_F32, 1, (int64_t)ld.host_len, 0, 0, 0);
 	if (ld.host == NULL || sal_dev_sync(m->dev) != 0) {
@@ -610,13 +695,10 @@ out:
 	return rc;
 }
 
-struct sal_model *
-sal_model_open(const char *path, const struct sal_common *c, int flags)
+static struct sal_model *
+new_model(const char *path, const struct sal_common *c)
 {
 	struct sal_model *m = calloc(1, sizeof *m);
-	struct sal_tensors *files = NULL;
-	char err[256];
-	bool ok = false;
 
 	if (m == NULL || (m->path = strdup(path)) == NULL) {
 		free(m);
@@ -624,13 +706,60 @@ sal_model_open(const char *path, const struct sal_common *c, int flags)
 		return NULL;
 	}
 	m->dtype = c->dtype == 1 ? SAL_F32 : SAL_BF16;
-	if ((files = open_files(path, &m->cfg)) == NULL)
+	m->quantize = c->quantize;
+	return m;
+}
+
+struct sal_model *
+sal_model_open(const char *path, const struct sal_common *c, int flags)
+{
+	struct sal_model *m = new_model(path, c);
+	struct sal_tensors *files = NULL;
+	char err[256];
+	bool ok = false;
+
+	if (m == NULL || (files = open_files(path, &m->cfg)) == NULL)
 		goto out;
 	if ((m->dev = sal_dev_open(c->device, c->threads, err, sizeof err)) == NULL) {
 		sal_err("%s", err);
 		goto out;
 	}
+	m->layout = sal_dev_layout(m->dev);
 	ok = load(m, files, flags) == 0;
+out:
+	sal_tensors_close(files);
+	if (!ok) {
+		sal_model_close(m);
+		m = NULL;
+	}
+	return m;
+}
+
+struct sal_model *
+sal_model_sketch(const char *path, const struct sal_common *c, int flags, size_t *room)
+{
+	struct sal_model *m = new_model(path, c);
+	struct loader ld = { .m = m };
+	struct sal_tensors *files = NULL;
+	bool ok = false;
+
+	if (m == NULL)
+		return NULL;
+	if ((m->layout = sal_layout(c->device)) == NULL) {
+		sal_err("device '%s': not one of cpu, cuda, cuda:N", c->device);
+		goto out;
+	}
+	ld.gguf = !sal_is_dir(path);
+	if (ld.gguf ? (files = open_files(path, &m->cfg)) == NULL : read_folder(path, &m->cfg) != 0)
+		goto out;
+	ld.files = files;
+	if ((m->layer = calloc((size_t)m->cfg.num_layers, sizeof *m->layer)) == NULL) {
+		sal_err("out of memory");
+		goto out;
+	}
+	*room = 0;
+	reserve(m, NULL, room, &ld, flags);
+	ok = true;
 out:
 	sal_tensors_close(files);
 	if (!ok) {

@@ -34,7 +34,9 @@ struct sal_model {
 	struct sal_config cfg;
 	char *path;
 	struct sal_dev *dev;
+	const struct sal_layout *layout;
 	enum sal_dtype dtype;
+	int quantize; /* enum sal_quantize */
 	struct sal_arena *arena;
 	struct sal_weight embed, head; /* the same matrix when tied */
 	struct sal_tensor final_norm, rope; /* [C]; [max_positions, 2, D/2] */
@@ -47,6 +49,11 @@ struct sal_model {
 
 /* Check config and tensors, then load.  c: device, dtype, threads.  NULL on error. */
 struct sal_model *sal_model_open(const char *path, const struct sal_common *c, int flags);
+/*
+ * A model without its weights: configuration, shapes and forms as sal_model_open would make them on c's device, which is not opened
+ * (dev is NULL); *room: the bytes that it would reserve.  Of a folder, config.json is enough.
+ */
+struct sal_model *sal_model_sketch(const char *path, const struct sal_common *c, int flags, size_t *room);
 void sal_model_close(struct sal_model *m);
 int sal_config_read(const char *path, struct sal_config *cfg) SAL_USE_RESULT; /* folder or .gguf */
 /* in, out of one projection */

@@ -27,11 +27,15 @@ struct sal_opt {
 };
 #define SAL_OPT_END { 0, 0, SAL_OPT_END_, 0, 0, 0, 0, 0 }
 
+/* Choices of --quantize, in the order of SAL_QUANTIZE_CHOICES. */
+enum sal_quantize { SAL_QUANTIZE_NONE, SAL_QUANTIZE_NF4 };
+#define SAL_QUANTIZE_CHOICES "none|nf4"
+
 /* What every tool has; the same letter means the same everywhere. */
 struct sal_common {
 	const char *model, *adapter, *device, *reject;
 	int dtype;    /* 0 bf16, 1 f32 */
-	int quantize; /* 0 none */
+	int quantize; /* enum sal_quantize */
 	int batch, threads;
 	uint64_t seed;
 	bool quiet, skip_bad, dry_run;
@@ -42,7 +46,7 @@ struct sal_common {
 #define SAL_OPT_COMPUTE(c) \
 	{ 'd', "device", SAL_OPT_STR, &(c).device, 0, 0, "NAME", "cpu or cuda[:N] [cpu]" }, \
 	{ 0, "dtype", SAL_OPT_CHOICE, &(c).dtype, 0, 0, "bf16|f32", "compute type [bf16]" }, \
-	{ 0, "quantize", SAL_OPT_CHOICE, &(c).quantize, 0, 0, "none", "type of the base weights in memory: none, that of --dtype [none]" }, \
+	{ 0, "quantize", SAL_OPT_CHOICE, &(c).quantize, 0, 0, SAL_QUANTIZE_CHOICES, "base weights: none, as the file has them, or nf4, in 4 bits [none]" }, \
 	SAL_OPT_THREADS(c)
 #define SAL_OPT_BATCH(c, text) { 'b', "batch", SAL_OPT_INT, &(c).batch, 1, 65536, "N", text }
 #define SAL_OPT_SEED(c) { 0, "seed", SAL_OPT_U64, &(c).seed, 0, 0, "N", "seed of every random draw [0]" }

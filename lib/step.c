@@ -713,6 +713,8 @@ open_all(struct stepper *t, struct sal_step_told *told)
 		return -1;
 	if (s->reference && strcmp(s->reference, "none") != 0 && (t->ref = sal_adapter_open(t->m, s->reference, 0)) == NULL)
 		return -1;
+	if (t->ref)
+		sal_adapter_freeze(t->ref);
 	return sal_policy_string(t->m, t->policy, &s->c, s->temperature, t->name);
 }
 

@@ -2,6 +2,7 @@
 /* tensors.h - named tensors in files (safetensors, GGUF), mapped, checked, decoded by rows; and the writer of safetensors. */
 #ifndef SAL_TENSORS_H
 #define SAL_TENSORS_H
+#include "kernels/kernels.h"
 #include "lib/util.h"
 #include <cjson/cJSON.h>
 
@@ -33,6 +34,8 @@ struct sal_tensors *sal_safetensors_open_dir(const char *dir); /* model.safetens
 struct sal_tensors *sal_gguf_open(const char *path);
 void sal_tensors_close(struct sal_tensors *s); /* NULL does nothing */
 const struct sal_stored_tensor *sal_tensors_find(const struct sal_tensors *s, const char *name); /* NULL: absent */
+/* The blocks that it is stored in; SAL_PLAIN: none that kernels.h knows. */
+enum sal_form sal_stored_form(const struct sal_stored_tensor *t);
 /* Decode rows row0 .. row0+n-1 (of dim[0]; a 1-d tensor is one row) into out as float.  Rows are whole blocks.  -1: type not decoded. */
 int sal_decode_rows(const struct sal_stored_tensor *t, int64_t row0, int64_t n, float *out) SAL_USE_RESULT;
 /* Tell the system that the pages of the files are not needed for now. */

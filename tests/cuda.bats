@@ -35,6 +35,26 @@ agree() { jq -ens --slurpfile a "$1" --slurpfile b "$2" 'def near($x; $y; $t): (
 		([$a, $b] | map(map(.logprobs) | flatten) | transpose | all(near(.[0]; .[1]; 1e-4)))'
 	prompts 3 | sal-generate -q -m "$M" -d cuda --dtype f32 -n 2 --tokens --max-tokens 12 --temperature 1 --top-p 0.9 | cmp - "$T/cuda"
 }
+@test "a base in 4 bits: the figures of both agree, in the sampler and in training" {
+	echo '{"prompt_tokens":[1,9,4],"response_tokens":[2,3,7,7]}' > "$T/sft.in"
+	for d in cpu cuda; do
+		prompts 2 | sal-generate -q -m "$M" -d $d --quantize nf4 --dtype f32 --tokens --max-tokens 8 --temperature 1 > "$T/$d"
+		sal-sft -q -m "$M" -d $d --quantize nf4 -o "$T/p.$d" $D < "$T/sft.in" > "$T/sft.$d"
+	done
+	agree "$T/cpu" "$T/cuda" '($a | map(.response_tokens)) == ($b | map(.response_tokens)) and
+		([$a, $b] | map(map(.logprobs) | flatten) | transpose | all(near(.[0]; .[1]; 1e-4)))'
+	agree "$T/sft.cpu" "$T/sft.cuda" 'near($a[0].loss; $b[0].loss; 1e-5) and near($a[0].grad_norm; $b[0].grad_norm; 1e-4)'
+}
+@test "a kernel that went wrong, seen at a wait; a card too small, said before anything is put on it: one line, exit 1" {
+	for n in 1 5 40; do
+		run bash -c "echo '{\"prompt\":\"a\"}' | CUDA_HOST_FAIL_SYNC=$n sal-generate -q -m '$M' -d cuda 2> '$T/err'"
+		refused 1
+		grep -q 'unspecified launch failure' "$T/err"
+	done
+	run bash -c "echo '{\"prompt\":\"a\"}' | CUDA_HOST_MEMORY=33600000 sal-generate -q -m '$M' -d cuda 2> '$T/err'"
+	refused 1
+	grep -q 'the weights take 0.* MB, device .cuda_host. has 0.* MB free' "$T/err"
+}
 @test "one step of SFT, of a reward model and of PPO: losses and gradients agree" {
 	echo '{"prompt_tokens":[1,9,4],"response_tokens":[2,3,7,7]}' > "$T/sft.in"
 	printf '{"chosen_tokens":[1,2,3,4],"rejected_tokens":[5,6,7]}\n{"chosen_tokens":[9,8],"rejected_tokens":[7,7,7,1]}\n' > "$T/rm.in"

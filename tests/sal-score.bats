@@ -68,3 +68,14 @@ load helper
 	score() { sal-score -q -m "$T/m" --format dromedary --logprobs | jq -c .logprobs; }
 	[ "$(echo "$r" | score)" = "$(score < "$T/tokens")" ]
 }
+@test "nf4: other figures than the file's, the sampler's bit for bit, under a policy of its own" {
+	prompts 3 | sal-generate -q -m "$M" --quantize nf4 --tokens --max-tokens 6 --temperature 0.7 > "$T/nf4"
+	sal-score -q -m "$M" --quantize nf4 --logprobs --temperature 0.7 < "$T/nf4" | jq -c .logprobs | cmp - <(jq -c .logprobs "$T/nf4")
+	sal-score -q -m "$M" --logprobs --temperature 0.7 < "$T/nf4" > "$T/none"
+	jq -es --slurpfile a "$T/nf4" '($a | map(.logprobs) | flatten) as $x | (map(.logprobs) | flatten) as $y | [$x, $y] | transpose |
+		map(.[0] - .[1] | fabs) | (add / length) as $mean | $mean > 1e-3 and $mean < 3' "$T/none"
+	prompts 3 | sal-generate -q -m "$M" --tokens --max-tokens 2 --temperature 0.7 > "$T/plain"
+	[ "$(jq -r .policy "$T/nf4" | sort -u)" != "$(jq -r .policy "$T/plain" | sort -u)" ]
+	for b in 1 7; do prompts 9 | sal-generate -q -m "$M" --quantize nf4 --tokens --max-tokens 6 -b $b > "$T/b$b"; done
+	cmp "$T/b1" "$T/b7"
+}

@@ -133,15 +133,6 @@ sal_cpu_move(struct sal_dev *dev, void *dst, const void *src, size_t bytes)
 		memcpy(dst, src, bytes);
 }
 
-size_t
-sal_cpu_packed_bytes(enum sal_dtype dtype, int64_t out, int64_t in)
-{
-	size_t o = (size_t)(out + SAL_NR - 1) / SAL_NR * SAL_NR;
-
-	/* bf16 stands in pairs along the sum */
-	return dtype == SAL_BF16 ? o * (size_t)((in + 1) / 2 * 2) * 2 : o * (size_t)in * 4;
-}
-
 void *
 sal_cpu_scratch(struct sal_dev *dev, enum sal_slot slot, size_t bytes)
 {
@@ -161,5 +152,4 @@ sal_cpu_scratch(struct sal_dev *dev, enum sal_slot slot, size_t bytes)
 const struct sal_backend sal_cpu_backend = {
 	.name = "cpu",
 	.open = sal_cpu_open,
-	.packed_bytes = sal_cpu_packed_bytes,
 };

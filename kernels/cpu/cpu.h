@@ -9,8 +9,7 @@
 #include "../backend.h"
 #include "vec.h"
 
-/* Outputs in one panel of a packed matrix; one layout serves all instruction sets. */
-#define SAL_NR 16
+#define SAL_NR SAL_CPU_PANEL
 
 /* Parallel regions are opened with num_threads(dev->threads): the global setting belongs to the caller. */
 #define X(op, args) void FN(sal_cpu_##op) args;
@@ -26,7 +25,6 @@ int sal_cpu_sync(struct sal_dev *dev);
 void *sal_cpu_alloc(struct sal_dev *dev, size_t bytes);
 void sal_cpu_free(struct sal_dev *dev, void *p);
 void sal_cpu_move(struct sal_dev *dev, void *dst, const void *src, size_t bytes);
-size_t sal_cpu_packed_bytes(enum sal_dtype dtype, int64_t out, int64_t in);
 
 /*
  * Working memory kept by the device between calls, one block per slot; content

@@ -4,6 +4,7 @@
 
 const struct sal_backend FN(sal_cpu_table) = {
 	.name = "cpu",
+	.layout = &sal_cpu_layout,
 	.open = sal_cpu_open,
 	.close = sal_cpu_close,
 	.sync = sal_cpu_sync,
@@ -12,7 +13,6 @@ const struct sal_backend FN(sal_cpu_table) = {
 	.upload = sal_cpu_move,
 	.download = sal_cpu_move,
 	.sumsq = FN(sal_cpu_sumsq),
-	.packed_bytes = sal_cpu_packed_bytes,
 #define X(op, args) .op = FN(sal_cpu_##op),
 	SAL_OPS(X)
 #undef X

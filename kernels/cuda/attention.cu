@@ -22,10 +22,9 @@
 #include "cuda.h"
 
 #define PAGE SAL_KV_PAGE
-#define SPLIT 16 /* pages of one part */
+#define SPLIT SAL_CUDA_SPLIT
 #define WARPS 4
 #define THREADS (WARPS * 32)
-#define FILL 256     /* blocks that fill a card */
 #define TILE_DKV 8   /* queries that meet a page at a time in the backward pass */
 
 #define LD_OF(nd) ((nd) * 32 + 4) /* room for a head of nd * 32 elements, in floats */
@@ -563,8 +562,8 @@ forward(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor lse, struct 
 	int64_t parts = (a.most + SPLIT - 1) / SPLIT;
 	float *part = NULL, *ls = lse.ndim ? (float *)lse.data : NULL;
 
-	if (parts > 1 && (int64_t)grid.x * grid.y < FILL) {
-		part = (float *)sal_cuda_scratch(dev, SAL_SLOT_A, (size_t)(a.n * a.hq * parts * (a.d + 2)) * sizeof *part);
+	if (parts > 1 && (int64_t)grid.x * grid.y < SAL_CUDA_FILL) {
+		part = (float *)sal_cuda_scratch(dev, SAL_SLOT_A, sal_cuda_parts_bytes((int64_t)a.n * a.hq, a.most, a.d));
 		if (!part)
 			return;
 		a.parts = (int)parts;

@@ -12,8 +12,6 @@
 
 #include "cuda.h"
 
-#define BLAS_ROOM ((size_t)32 << 20) /* what cuBLAS asks for on Hopper and later; enough for every card */
-
 void
 sal_cuda_note(struct sal_dev *dev, const char *who, cudaError_t e)
 {
@@ -39,12 +37,12 @@ start(struct cuda_priv *p, cublasStatus_t *s)
 	if ((e = cudaSetDevice(p->ordinal)) != cudaSuccess || (e = cudaGetDeviceProperties(&prop, p->ordinal)) != cudaSuccess)
 		return e;
 	snprintf(p->name, sizeof p->name, "%s", prop.name);
-	if ((e = cudaStreamCreate(&p->stream)) != cudaSuccess || (e = cudaMalloc(&p->blas_room, BLAS_ROOM)) != cudaSuccess ||
+	if ((e = cudaStreamCreate(&p->stream)) != cudaSuccess || (e = cudaMalloc(&p->blas_room, SAL_CUDA_BLAS)) != cudaSuccess ||
 	    (e = cudaMalloc((void **)&p->fault, sizeof *p->fault)) != cudaSuccess ||
 	    (e = cudaMemsetAsync(p->fault, 0, sizeof *p->fault, p->stream)) != cudaSuccess)
 		return e;
 	if ((*s = cublasCreate(&p->blas)) == CUBLAS_STATUS_SUCCESS && (*s = cublasSetStream(p->blas, p->stream)) == CUBLAS_STATUS_SUCCESS &&
-	    (*s = cublasSetWorkspace(p->blas, p->blas_room, BLAS_ROOM)) == CUBLAS_STATUS_SUCCESS)
+	    (*s = cublasSetWorkspace(p->blas, p->blas_room, SAL_CUDA_BLAS)) == CUBLAS_STATUS_SUCCESS)
 		*s = cublasSetMathMode(p->blas,
 		    (cublasMath_t)(CUBLAS_DEFAULT_MATH | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION));
 	return cudaStreamSynchronize(p->stream);
@@ -168,11 +166,14 @@ sal_cuda_download(struct sal_dev *dev, void *dst, const void *src, size_t bytes)
 	sal_cuda_sync(dev);
 }
 
-/* Row-major, as it is. */
 size_t
-sal_cuda_packed_bytes(enum sal_dtype dtype, int64_t out, int64_t in)
+sal_cuda_free_bytes(struct sal_dev *dev)
 {
-	return (size_t)(out * in * sal_cuda_width(dtype));
+	size_t room = 0, all = 0;
+
+	sal_cuda_here(dev);
+	sal_cuda_note(dev, "cudaMemGetInfo", cudaMemGetInfo(&room, &all));
+	return room;
 }
 
 void *

@@ -24,6 +24,7 @@ extern "C" {
 #endif
 
 #include "../backend.h"
+#include "room.h"
 
 #define X(op, args) void sal_cuda_##op args;
 SAL_OPS(X)
@@ -38,7 +39,7 @@ void *sal_cuda_alloc(struct sal_dev *dev, size_t bytes);
 void sal_cuda_free(struct sal_dev *dev, void *p);
 void sal_cuda_upload(struct sal_dev *dev, void *dst, const void *src, size_t bytes);
 void sal_cuda_download(struct sal_dev *dev, void *dst, const void *src, size_t bytes);
-size_t sal_cuda_packed_bytes(enum sal_dtype dtype, int64_t out, int64_t in);
+size_t sal_cuda_free_bytes(struct sal_dev *dev);
 
 #ifdef __cplusplus
 }
@@ -52,9 +53,6 @@ size_t sal_cuda_packed_bytes(enum sal_dtype dtype, int64_t out, int64_t in);
 #endif
 
 typedef __nv_bfloat16 bf16;
-
-/* Working memory kept between calls, a block per slot; content is lost by the next call for the slot. */
-enum sal_slot { SAL_SLOT_A, SAL_SLOT_B, SAL_SLOT_COUNT };
 
 /* What a kernel may find wrong with the numbers it is given; kept on the device until the next wait. */
 enum sal_fault { SAL_FAULT_NONE, SAL_FAULT_ID, SAL_FAULT_TARGET };
@@ -87,6 +85,8 @@ struct cuda_gemm {
 	enum sal_dtype dtype, cdtype; /* of a and b; of c */
 	float alpha, beta;
 };
+/* blocks.cu: rows row0 .. row0+n-1 of a matrix in blocks, as [n, in] of its dtype at y. */
+void sal_cuda_decode(struct sal_dev *dev, void *y, const struct sal_weight *w, int64_t row0, int64_t n);
 void sal_cuda_gemm(struct sal_dev *dev, const char *who, const struct cuda_gemm *g);
 
 static inline int64_t

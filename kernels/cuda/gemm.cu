@@ -5,7 +5,7 @@
  * A packed matrix is the row-major [O, K] itself, which cuBLAS, column-major,
  * reads as K x O: transposed for y = x W^T, as it is for dx = dy W.  Sums are
  * float (CUBLAS_COMPUTE_32F: no TF32 for F32).  A BF16 result of more than one
- * term is summed in F32 first and rounded once.
+ * term is summed in F32 first and rounded once.  Matrices in blocks: multiply().
  */
 #include "cuda.h"
 
@@ -45,21 +45,55 @@ finish_kernel(T *y, const float *sum, const float *bias, bool accumulate, int64_
 	}
 }
 
+/*
+ * c = x op(w) (+ c when it says so), c and x as in g.  A matrix in blocks is decoded some rows at a time: they give as
+ * many columns of y = x W^T, or one term of dx = dy W.
+ */
+static void
+multiply(struct sal_dev *dev, const char *who, struct cuda_gemm g, const struct sal_weight *w, bool back)
+{
+	int64_t step = w->form == SAL_PLAIN ? w->out : sal_cuda_tile_rows(w->dtype, w->out, w->in);
+	int64_t x_width = sal_cuda_width(w->dtype), c_width = sal_cuda_width(g.cdtype);
+	void *tile = NULL;
+
+	g.ta = !back;
+	g.lda = w->in;
+	if (w->form != SAL_PLAIN && !(tile = sal_cuda_scratch(dev, SAL_SLOT_TILE, sal_cuda_tile_bytes(w->dtype, w->out, w->in))))
+		return;
+	for (int64_t r = 0; r < w->out; r += step) {
+		struct cuda_gemm t = g;
+		int64_t n = sal_cuda_least(step, w->out - r);
+
+		t.a = w->fwd;
+		if (tile) {
+			sal_cuda_decode(dev, tile, w, r, n);
+			t.a = tile;
+		}
+		if (back) {
+			t.k = n;
+			t.b = (const char *)g.b + r * x_width;
+			t.beta = r > 0 ? 1 : g.beta;
+		} else {
+			t.m = n;
+			t.c = (char *)g.c + r * c_width;
+		}
+		sal_cuda_gemm(dev, who, &t);
+	}
+}
+
 /* y [n, out] = x op(w) + u op(v) + bias (+ y); back: op is as it is, else transposed */
 static void
 linear(struct sal_dev *dev, const char *who, struct sal_tensor y, struct sal_tensor x, const struct sal_weight *w,
     const float *bias, struct sal_tensor u, const struct sal_weight *v, bool accumulate, bool back)
 {
 	int64_t n = x.dim[0], out = y.dim[1], k = x.dim[1];
-	bool apart = y.dtype == SAL_BF16 && (v || bias || accumulate);
+	bool tiles = back && w->form != SAL_PLAIN && sal_cuda_tile_rows(w->dtype, w->out, w->in) < w->out;
+	bool apart = y.dtype == SAL_BF16 && (v || bias || accumulate || tiles);
 	struct cuda_gemm g = {};
 
-	g.ta = !back;
 	g.m = out;
 	g.n = n;
 	g.k = k;
-	g.a = w->fwd;
-	g.lda = w->in;
 	g.b = x.data;
 	g.ldb = k;
 	g.c = y.data;
@@ -70,18 +104,16 @@ linear(struct sal_dev *dev, const char *who, struct sal_tensor y, struct sal_ten
 	g.beta = accumulate && !apart;
 	if (apart) {
 		g.cdtype = SAL_F32;
-		if (!(g.c = sal_cuda_scratch(dev, SAL_SLOT_A, (size_t)(n * out) * 4)))
+		if (!(g.c = sal_cuda_scratch(dev, SAL_SLOT_A, sal_cuda_sum_bytes(n, out))))
 			return;
 	}
-	sal_cuda_gemm(dev, who, &g);
+	multiply(dev, who, g, w, back);
 	if (v) {
 		g.k = u.dim[1];
-		g.a = v->fwd;
-		g.lda = v->in;
 		g.b = u.data;
 		g.ldb = g.k;
 		g.beta = 1;
-		sal_cuda_gemm(dev, who, &g);
+		multiply(dev, who, g, v, back);
 	}
 	if (!apart && !bias)
 		return;

@@ -11,8 +11,8 @@
  */
 #include "cuda.h"
 
-#define ROWS 512
-#define SLICE (4 * SAL_VOCAB_CHUNK)
+#define ROWS SAL_CUDA_ROWS
+#define SLICE SAL_CUDA_SLICE
 #define THREADS 256
 #define WARPS (THREADS / 32)
 
@@ -113,12 +113,6 @@ dlogits_kernel(T *dz, const float *z, const float *g, const float *lse, const in
 	}
 }
 
-static int64_t
-min64(int64_t a, int64_t b)
-{
-	return a < b ? a : b;
-}
-
 static char *
 at(void *p, enum sal_dtype t, int64_t i)
 {
@@ -153,15 +147,15 @@ sal_cuda_logprob_forward(struct sal_dev *dev, struct sal_tensor logprob, struct 
     struct sal_tensor h, struct sal_weight w, struct sal_tensor target, float inv_temperature)
 {
 	struct cuda_priv *p = sal_cuda_here(dev);
-	int64_t rows = h.dim[0], most = min64(rows, ROWS);
-	float *z = (float *)sal_cuda_scratch(dev, SAL_SLOT_A, (size_t)(most * (min64(SLICE, w.out) + 3)) * 4);
-	float *state = z + most * min64(SLICE, w.out);
+	int64_t rows = h.dim[0], most = sal_cuda_least(rows, ROWS);
+	float *z = (float *)sal_cuda_scratch(dev, SAL_SLOT_A, sal_cuda_logits_bytes(rows, w.out));
+	float *state = z + most * sal_cuda_least(SLICE, w.out);
 
 	for (int64_t i0 = 0; z && i0 < rows; i0 += ROWS) {
-		int64_t n = min64(ROWS, rows - i0);
+		int64_t n = sal_cuda_least(ROWS, rows - i0);
 
 		for (int64_t v0 = 0; v0 < w.out; v0 += SLICE) {
-			int64_t cn = min64(SLICE, w.out - v0);
+			int64_t cn = sal_cuda_least(SLICE, w.out - v0);
 
 			slice_logits(dev, z, h, w, i0, n, v0, cn);
 			LAUNCH(lse_kernel, (unsigned)n, THREADS, 0, p->stream, (float *)logprob.data + i0, (float *)lse.data + i0,
@@ -177,15 +171,15 @@ sal_cuda_logprob_backward(struct sal_dev *dev, struct sal_tensor dh, struct sal_
     struct sal_tensor h, struct sal_weight w, struct sal_tensor target, float inv_temperature)
 {
 	struct cuda_priv *p = sal_cuda_here(dev);
-	int64_t rows = h.dim[0], most = min64(rows, ROWS) * min64(SLICE, w.out);
-	float *z = (float *)sal_cuda_scratch(dev, SAL_SLOT_A, (size_t)most * 4);
-	void *dz = sal_cuda_scratch(dev, SAL_SLOT_B, (size_t)(most * sal_cuda_width(w.dtype)));
+	int64_t rows = h.dim[0];
+	float *z = (float *)sal_cuda_scratch(dev, SAL_SLOT_A, sal_cuda_logits_bytes(rows, w.out));
+	void *dz = sal_cuda_scratch(dev, SAL_SLOT_B, sal_cuda_dlogits_bytes(w.dtype, rows, w.out));
 
 	for (int64_t i0 = 0; z && dz && i0 < rows; i0 += ROWS) {
-		int64_t n = min64(ROWS, rows - i0);
+		int64_t n = sal_cuda_least(ROWS, rows - i0);
 
 		for (int64_t v0 = 0; v0 < w.out; v0 += SLICE) {
-			int64_t cn = min64(SLICE, w.out - v0);
+			int64_t cn = sal_cuda_least(SLICE, w.out - v0);
 			struct cuda_gemm q = {};
 
 			slice_logits(dev, z, h, w, i0, n, v0, cn);

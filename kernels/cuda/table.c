@@ -4,7 +4,7 @@
 
 const struct sal_backend sal_cuda_backend = {
 	.name = "cuda",
-	.one_copy = true, /* cuBLAS reads a matrix either way */
+	.layout = &sal_cuda_layout,
 	.open = sal_cuda_open,
 	.close = sal_cuda_close,
 	.sync = sal_cuda_sync,
@@ -13,7 +13,7 @@ const struct sal_backend sal_cuda_backend = {
 	.upload = sal_cuda_upload,
 	.download = sal_cuda_download,
 	.sumsq = sal_cuda_sumsq,
-	.packed_bytes = sal_cuda_packed_bytes,
+	.room = sal_cuda_free_bytes,
 #define X(op, args) .op = sal_cuda_##op,
 	SAL_OPS(X)
 #undef X

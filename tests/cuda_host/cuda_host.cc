@@ -6,7 +6,8 @@
  * Environment: CUDA_HOST_ORDER=forward|reverse|N (order of blocks and warps),
  * CUDA_HOST_LAZY=1 (nothing runs before the program waits), CUDA_HOST_GUARD=1
  * (device memory can be touched by kernels and copies alone), CUDA_HOST_CARDS=N,
- * CUDA_HOST_FAIL=N (the N-th cudaMalloc fails).
+ * CUDA_HOST_FAIL=N (the N-th cudaMalloc fails), CUDA_HOST_FAIL_SYNC=N (so does the
+ * N-th wait, as after a kernel that went wrong), CUDA_HOST_MEMORY=BYTES.
  */
 #include "on_host.h"
 
@@ -548,7 +549,30 @@ cudaStreamDestroy(cudaStream_t s)
 cudaError_t
 cudaStreamSynchronize(cudaStream_t)
 {
+	static long left = env("CUDA_HOST_FAIL_SYNC", 0);
+	static bool lost;
+
 	drain();
+	lost = lost || (left > 0 && --left == 0); /* a card does not come back from it */
+	return lost ? cudaErrorLaunchFailure : cudaSuccess;
+}
+
+static size_t
+memory_left(void)
+{
+	static long card = env("CUDA_HOST_MEMORY", 0);
+	size_t used = 0;
+
+	for (struct block &b : blocks)
+		used += b.n;
+	return !card ? RESERVE / 16 : used < (size_t)card ? (size_t)card - used : 0;
+}
+
+cudaError_t
+cudaMemGetInfo(size_t *room, size_t *all)
+{
+	*room = memory_left();
+	*all = *room;
 	return cudaSuccess;
 }
 
@@ -560,7 +584,7 @@ cudaMalloc(void **p, size_t n)
 	*p = NULL;
 	if (left > 0 && --left == 0)
 		return cudaErrorMemoryAllocation;
-	if (n)
+	if (n && n <= memory_left())
 		*p = allocate(n);
 	return n && !*p ? cudaErrorMemoryAllocation : cudaSuccess;
 }
@@ -621,6 +645,7 @@ cudaGetErrorString(cudaError_t e)
 	    e == cudaErrorMemoryAllocation  ? "out of memory" :
 	    e == cudaErrorNoDevice          ? "no CUDA-capable device is detected" :
 	    e == cudaErrorInvalidDevice     ? "invalid device ordinal" :
+	    e == cudaErrorLaunchFailure     ? "unspecified launch failure" :
 	                                      "invalid argument";
 }
 

@@ -55,6 +55,7 @@ typedef enum {
 	cudaErrorInvalidConfiguration = 9,
 	cudaErrorNoDevice = 100,
 	cudaErrorInvalidDevice = 101,
+	cudaErrorLaunchFailure = 719,
 } cudaError_t;
 typedef struct cuda_host_stream *cudaStream_t;
 typedef enum {
@@ -79,6 +80,7 @@ cudaError_t cudaMalloc(void **p, size_t n);
 cudaError_t cudaFree(void *p);
 cudaError_t cudaMemcpyAsync(void *d, const void *s, size_t n, cudaMemcpyKind kind, cudaStream_t stream);
 cudaError_t cudaMemsetAsync(void *d, int c, size_t n, cudaStream_t stream);
+cudaError_t cudaMemGetInfo(size_t *room, size_t *all);
 cudaError_t cudaGetLastError(void);
 const char *cudaGetErrorString(cudaError_t e);
 }
@@ -214,6 +216,15 @@ __float_as_uint(float f)
 
 	memcpy(&u, &f, sizeof u);
 	return u;
+}
+
+static inline float
+__uint_as_float(unsigned u)
+{
+	float f;
+
+	memcpy(&f, &u, sizeof f);
+	return f;
 }
 
 static inline int

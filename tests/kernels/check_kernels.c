@@ -3,7 +3,7 @@
  * check_kernels.c - every operation of kernels.h against ref.c.
  *
  * usage: check_kernels [-v] [--bench] [--only WORD,...] [DEVICE]
- * WORD: part of a test's name: linear, pack, rmsnorm, rope, attention, swiglu, head, logprob, sample, elements, adamw.
+ * WORD: part of a test's name: linear, pack, blocks, rmsnorm, rope, attention, swiglu, head, logprob, sample, elements, adamw.
  *
  * Each call of an operation is made on devices of 1, 2 and 3 threads, from the
  * same bytes: the outputs must have the same bits, the guard bytes around every
@@ -431,10 +431,10 @@ dot(const double *a, const double *b, int64_t n)
 
 /* Room for a packed matrix between guards, with the pattern in it */
 static struct sal_weight
-new_weight(enum sal_dtype t, int64_t out, int64_t in, bool transposed)
+new_blocks(enum sal_dtype t, enum sal_form form, int64_t out, int64_t in, bool transposed)
 {
 	struct sal_tensor g = sal_tensor_new(arena, SAL_I32, 1, GUARD / 4, 0, 0, 0), e;
-	struct sal_weight w = sal_weight_new(arena, t, out, in, transposed);
+	struct sal_weight w = sal_weight_new(arena, t, form, out, in, transposed);
 
 	e = sal_tensor_new(arena, SAL_I32, 1, GUARD / 4, 0, 0, 0);
 	if (!e.data)
@@ -444,6 +444,12 @@ new_weight(enum sal_dtype t, int64_t out, int64_t in, bool transposed)
 	b->out = true;
 	sal_upload(devs[0], g, b->want);
 	return w;
+}
+
+static struct sal_weight
+new_weight(enum sal_dtype t, int64_t out, int64_t in, bool transposed)
+{
+	return new_blocks(t, SAL_PLAIN, out, in, transposed);
 }
 
 static struct sal_weight
@@ -652,6 +658,87 @@ test_pack(enum sal_dtype t)
 		ref_linear_backward(dx, dm, dy, w, NULL, NULL, N, K, O, 0);
 		near("y", Y, y, ym, chain(K));
 		near("dx", DX, dx, dm, chain(O));
+		done();
+	}
+}
+
+/* n elements in blocks of a form: bytes at random, scales of a moderate size; for NF4 those that encoding gives */
+static unsigned char *
+random_blocks(enum sal_form form, int64_t n)
+{
+	static const int bytes[] = { 0, 0, 18, 20, 34, 144, 176, 210 }, scale_at[] = { 0, 0, 0, 0, 0, 0, 0, 208 };
+	size_t len = sal_form_bytes(form, n);
+	unsigned char *b = mem(len);
+
+	for (size_t i = 0; i < len; i++)
+		b[i] = (unsigned char)below(256);
+	if (form == SAL_NF4) {
+		double *v = vals(SAL_F32, n, 1);
+		float *x = mem((size_t)n * 4), *scales = mem((size_t)(n / 64 + 1) * 4);
+		for (int64_t i = 0; i < n; i++)
+			x[i] = (float)v[i];
+		sal_nf4_encode(b, scales, n, x, 0, n);
+		return b;
+	}
+	for (size_t i = 0; i < len; i += (size_t)bytes[form]) {
+		unsigned char *s = b + i + scale_at[form];
+		bool two = form == SAL_Q4_1 || form == SAL_Q4_K || form == SAL_Q5_K;
+		s[1] = (unsigned char)(0x10 | below(0x20) | (below(2) ? 0x80 : 0)); /* some below the normal numbers of f16 */
+		if (two)
+			s[3] = (unsigned char)below(0x30);
+		if (i == 0)
+			s[1] = 0;
+	}
+	return b;
+}
+
+static const struct {
+	enum sal_form form;
+	int O, K, N;
+} block_shapes[] = {
+	{ SAL_NF4, 1, 1, 1 }, { SAL_NF4, 5, 77, 3 }, { SAL_NF4, 64, 96, 2 }, { SAL_NF4, 300, 64, 7 }, { SAL_NF4, 4100, 33, 2 },
+	{ SAL_Q4_0, 7, 32, 1 }, { SAL_Q4_0, 4100, 32, 2 }, { SAL_Q4_1, 33, 64, 5 }, { SAL_Q8_0, 17, 96, 3 }, { SAL_Q4_K, 9, 256, 2 },
+	{ SAL_Q5_K, 9, 512, 2 }, { SAL_Q6_K, 9, 256, 3 }, { SAL_Q6_K, 40, 512, 33 },
+};
+
+/* Stored in one piece, or in two where rows are whole blocks; what it decodes to; products both ways, plain and with an adapter. */
+static void
+test_blocks(enum sal_dtype t, enum sal_dtype yt)
+{
+	for (int s = 0; s < COUNT(block_shapes); s++) {
+		enum sal_form form = block_shapes[s].form;
+		int O = block_shapes[s].O, K = block_shapes[s].K, N = block_shapes[s].N, R = s % 2 ? 3 : 0;
+		int64_t n = (int64_t)O * K, cut = form == SAL_NF4 ? 0 : O / 2;
+
+		begin("blocks %s %s to %s, N %d O %d K %d R %d", sal_form_name(form), name_of(t), name_of(yt), N, O, K, R);
+		unsigned char *b = random_blocks(form, n);
+		struct sal_weight W = new_blocks(t, form, O, K, true), Bw, Aw;
+		double *w = zeros(n), *mag = zeros(n);
+		OP(if (cut) sal_weight_store(dev, W, form, 0, cut, b);
+		    sal_weight_store(dev, W, form, cut, O - cut, b + (cut ? sal_form_bytes(form, cut * K) : 0)));
+		for (int64_t i = 0; i < n; i++)
+			w[i] = ref_block(form, b, n, i, &mag[i]);
+		struct sal_tensor D = out2(t, NULL, O, K), tail = out2(t, NULL, O - O / 2, K);
+		OP(sal_weight_unpack(dev, D, W, 0); sal_weight_unpack(dev, tail, W, O / 2));
+		near("unpack", D, w, mag, 3 * U32);
+		same_bits("the last rows", tail, sal_tensor_rows(D, O / 2, O - O / 2));
+
+		w = get(D); /* a product is that of the matrix it decodes to */
+		double *x = vals(t, N * K, 1), *u = R ? vals(t, N * R, 1) : NULL, *bw = vals(t, O * R, 1), *aw = vals(t, R * K, 1);
+		double *y = zeros(N * O), *ym = zeros(N * O), *dy = vals(t, N * O, 1), *dx = zeros(N * K), *dm = zeros(N * K);
+		struct sal_tensor U = SAL_NONE, X = IN2(t, x, N, K), DY = IN2(t, dy, N, O);
+		if (R) {
+			Bw = weight(t, bw, O, R, false);
+			Aw = weight(t, aw, R, K, true);
+			U = IN2(t, u, N, R);
+		}
+		struct sal_tensor Y = out2(yt, NULL, N, O), DX = out2(yt, NULL, N, K);
+		OP(sal_linear_forward(dev, Y, X, W, SAL_NONE, U, R ? &Bw : NULL, false);
+		    sal_linear_backward(dev, DX, DY, W, U, R ? &Aw : NULL, false));
+		ref_linear(y, ym, x, w, NULL, u, bw, N, K, O, R);
+		ref_linear_backward(dx, dm, dy, w, u, aw, N, K, O, R);
+		near("y", Y, y, ym, chain(K + R));
+		near("dx", DX, dx, dm, chain(O + R));
 		done();
 	}
 }
@@ -1434,7 +1521,7 @@ test_failure(const char *device)
 			break;
 		}
 		struct sal_arena *a = sal_arena_new(d, 4096);
-		struct sal_weight w = sal_weight_new(a, SAL_F32, 4, 2, false);
+		struct sal_weight w = sal_weight_new(a, SAL_F32, SAL_PLAIN, 4, 2, false);
 		struct sal_tensor ids = sal_tensor_new(a, SAL_I32, 1, 2, 0, 0, 0), y = sal_tensor_new(a, SAL_F32, 2, 2, 2, 0, 0);
 		struct sal_tensor l = sal_tensor_new(a, SAL_F32, 1, 2, 0, 0, 0), lse = sal_tensor_new(a, SAL_F32, 1, 2, 0, 0, 0);
 
@@ -1637,6 +1724,7 @@ main(int argc, char **argv)
 			enum sal_dtype t = i ? SAL_BF16 : SAL_F32;
 			TEST(test_pack(t));
 			TEST(test_linear(t, SAL_F32));
+			TEST(test_blocks(t, SAL_F32));
 			TEST(test_linear_grad(t, t));
 			TEST(test_linear_rows(t));
 			TEST(test_rmsnorm(SAL_F32, t));
@@ -1649,6 +1737,7 @@ main(int argc, char **argv)
 			TEST(test_sample_logprob(t));
 		}
 		TEST(test_linear(SAL_BF16, SAL_BF16));
+		TEST(test_blocks(SAL_BF16, SAL_BF16));
 		TEST(test_linear_grad(SAL_F32, SAL_BF16));
 		TEST(test_linear_grad(SAL_BF16, SAL_F32));
 		TEST(test_linear_differences());

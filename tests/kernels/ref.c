@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* ref.c - the operations as plain loops in double, to be read beside kernels.h. */
+#include "kernels/kernels.h"
 #include "ref.h"
 
 #include <math.h>
@@ -416,4 +417,91 @@ ref_adamw(double *w, double *m, double *v, const double *g, int64_t n, double gr
 		double mh = m[i] / (1 - pow(beta1, step)), vh = v[i] / (1 - pow(beta2, step));
 		w[i] -= lr * (mh / (sqrt(vh) + eps) + decay * w[i]);
 	}
+}
+
+/* ---- blocks ---- */
+
+static double
+half(const unsigned char *p)
+{
+	int h = p[0] | p[1] << 8, e = h >> 10 & 31, m = h & 1023;
+	double v = e ? ldexp(1024 + m, e - 25) : ldexp(m, -24);
+
+	return h >> 15 ? -v : v;
+}
+
+static double
+single(const unsigned char *p)
+{
+	float f;
+
+	memcpy(&f, p, sizeof f);
+	return f;
+}
+
+/* Bits lo .. lo+n-1 of the bytes at p, counted from the lowest of the first. */
+static int
+bits(const unsigned char *p, int lo, int n)
+{
+	int v = 0;
+
+	for (int i = 0; i < n; i++)
+		v |= (p[(lo + i) / 8] >> (lo + i) % 8 & 1) << i;
+	return v;
+}
+
+/* Scale (of 0) or minimum (of 1) of group g in Q4_K's 12 bytes: six bits each, the first four in the low six bits of bytes 0-3 and 4-7. */
+static int
+six(const unsigned char *p, int of, int g)
+{
+	if (g < 4)
+		return bits(p, (g + 4 * of) * 8, 6);
+	return bits(p, (g + 4) * 8 + 4 * of, 4) | bits(p, (g - 4 + 4 * of) * 8 + 6, 2) << 4;
+}
+
+double
+ref_block(int form, const unsigned char *b, int64_t n, int64_t i, double *mag)
+{
+	int j = (int)(i % 256), l = (int)(i % 32), g = j / 32;
+	double d, less = 0;
+
+	switch (form) {
+	case SAL_NF4: {
+		int64_t blocks = (n + 63) / 64, groups = (blocks + 255) / 256;
+		const unsigned char *codes = b + 4 * (273 + groups), *scales = codes + (n + 1) / 2;
+		double mean = single(b), scale = single(b + 4 * (17 + scales[i / 64])) * single(b + 4 * (273 + i / 64 / 256));
+		d = single(b + 4 * (1 + bits(codes + i / 2, i % 2 ? 0 : 4, 4)));
+		*mag = fabs(d) * (fabs(mean) + fabs(scale));
+		return d * (mean + scale);
+	}
+	case SAL_Q4_0:
+		b += i / 32 * 18;
+		d = half(b) * (bits(b + 2 + l % 16, l / 16 * 4, 4) - 8);
+		break;
+	case SAL_Q4_1:
+		b += i / 32 * 20;
+		d = half(b) * bits(b + 4 + l % 16, l / 16 * 4, 4);
+		less = -half(b + 2);
+		break;
+	case SAL_Q8_0:
+		b += i / 32 * 34;
+		d = half(b) * (signed char)b[2 + l];
+		break;
+	case SAL_Q4_K:
+		b += i / 256 * 144;
+		d = half(b) * six(b + 4, 0, g) * bits(b + 16 + g / 2 * 32 + l, g % 2 * 4, 4);
+		less = half(b + 2) * six(b + 4, 1, g);
+		break;
+	case SAL_Q5_K:
+		b += i / 256 * 176;
+		d = half(b) * six(b + 4, 0, g) * (bits(b + 48 + g / 2 * 32 + l, g % 2 * 4, 4) + 16 * bits(b + 16 + l, g, 1));
+		less = half(b + 2) * six(b + 4, 1, g);
+		break;
+	default: /* SAL_Q6_K */
+		b += i / 256 * 210;
+		d = half(b + 208) * (signed char)b[192 + j / 16] *
+		    (bits(b + j / 128 * 64 + j % 64, j % 128 / 64 * 4, 4) + 16 * bits(b + 128 + j / 128 * 32 + l, j % 128 / 32 * 2, 2) - 32);
+	}
+	*mag = fabs(d) + fabs(less);
+	return d - less;
 }

@@ -61,4 +61,7 @@ void ref_head_backward(double *dh, double *dw, double *dwmag, double *db, double
 void ref_adamw(double *w, double *m, double *v, const double *g, int64_t n, double grad_scale, double lr, double beta1,
     double beta2, double eps, double decay, int step);
 
+/* Element i of a matrix of n elements in blocks; form as enum sal_form. *mag: sum of the absolute values of its terms. */
+double ref_block(int form, const unsigned char *b, int64_t n, int64_t i, double *mag);
+
 #endif

@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_lora.c - sums of gradients over records, where they leave the process, and that what is planned is what is reserved. */
+#include "lib/arch.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MODEL "tests/data/tiny"
+
+static int number, failed;
+
+static void
+ok(int good, const char *what)
+{
+	printf("%sok %d - %s\n", good ? "" : "not ", ++number, what);
+	failed |= !good;
+}
+
+static float
+value(int record, int p, int i)
+{
+	return (float)sin(record * 12.7 + p * 3.1 + i) + (record == 1 ? 1e3f : 0);
+}
+
+/* Gradients of three records, pushed one after the other. */
+static void
+push_three(struct sal_adapter *a)
+{
+	for (int r = 0; r < 3; r++)
+		for (int p = 0; p < a->n_params; p++) {
+			int n = (int)(sal_tensor_bytes(a->param[p].g) / 4);
+			float *x = malloc((size_t)n * sizeof *x);
+			for (int i = 0; i < n; i++)
+				x[i] = value(r, p, i);
+			sal_upload(a->model->dev, a->param[p].g, x);
+			sal_param_push(a, &a->param[p], r);
+			free(x);
+		}
+	sal_adapter_grad_end(a, 3);
+}
+
+/* Is each parameter's gradient times the sum (g0 + g1) + g2, in float and in this order? */
+static int
+sums(struct sal_adapter *a, float times)
+{
+	int good = 1;
+
+	for (int p = 0; p < a->n_params; p++) {
+		int n = (int)(sal_tensor_bytes(a->param[p].g) / 4);
+		float *x = malloc((size_t)n * sizeof *x);
+		sal_download(a->model->dev, x, a->param[p].g);
+		for (int i = 0; i < n; i++)
+			good &= x[i] == times * (value(2, p, i) + (value(1, p, i) + value(0, p, i)));
+		free(x);
+	}
+	return good;
+}
+
+static int calls, given;
+
+static void
+doubled(void *ctx, struct sal_dev *dev, const struct sal_tensor *g, int n)
+{
+	calls += ctx == &calls;
+	given = n;
+	for (int i = 0; i < n; i++)
+		sal_add(dev, g[i], g[i]);
+}
+
+static void
+test_sums(struct sal_model *m)
+{
+	struct sal_adapter *a = sal_adapter_new(m, 4, 8, (1u << SAL_N_PROJ) - 1, true, 1);
+	struct sal_adam adam = { 1e-3, 0.9, 0.999, 1e-8, 0 };
+
+	ok(a && sal_adapter_train(a, 3) == 0, "an adapter to train");
+	push_three(a);
+	ok(sums(a, 1), "the gradient of an update is the sum of its records, in the order of the tree");
+	sal_adapter_update(a, &adam, 1, 1);
+	a->reduce = doubled;
+	a->reduce_ctx = &calls;
+	push_three(a);
+	ok(calls == 1 && given == a->n_params && a->n_params == 2 * 7 * 2 + 2, "gradients leave by one call, all of them");
+	ok(sums(a, 2), "what comes back is what the update sees");
+	sal_adapter_freeze(a);
+	ok(a->param[0].w.data == NULL && a->head_w->w.data && a->lora[0].a.fwd, "frozen: the packed matrices and the head are there, no more");
+	sal_adapter_close(a);
+}
+
+/* What is planned without a device is what is reserved, to the byte. */
+static void
+test_rooms(struct sal_model *m, const struct sal_common *c)
+{
+	size_t room = 0;
+	struct sal_model *s = sal_model_sketch(MODEL, c, SAL_MODEL_TRAIN | SAL_MODEL_HEAD_GRAD, &room);
+	struct sal_adapter *a = sal_adapter_new(m, 4, 8, (1u << SAL_N_PROJ) - 1, true, 1);
+	struct sal_adapter_room r, f;
+	struct sal_engine *e[4];
+
+	ok(s && s->dev == NULL && room == sal_arena_peak(m->arena), "weights");
+	if (!s || !a || sal_adapter_train(a, 5) != 0) {
+		ok(0, "an adapter to train");
+		return;
+	}
+	r = sal_adapter_room(s, 4, a->targets, true, 5);
+	f = sal_adapter_room(s, 4, a->targets, true, 0);
+	ok(r.packed == sal_arena_peak(a->arena) + 2 * sal_tensor_room(SAL_F32, m->cfg.hidden_size) && r.master == sal_arena_peak(a->master_arena), "an adapter");
+	ok(r.sums + r.moments == sal_arena_peak(a->train_arena), "its gradients and moments");
+	ok(f.packed == r.packed && f.master + f.sums + f.moments == 0, "a frozen one");
+	for (int i = 0; i < 4; i++) {
+		e[i] = sal_engine_new(m, (enum sal_mode)i, 40, 3, 9, 4, 4);
+		ok(e[i] && sal_engine_bytes(s, (enum sal_mode)i, 40, 3, 9, 4, 4) == sal_arena_peak(e[i]->arena), "an engine");
+		sal_engine_free(e[i]);
+	}
+	sal_adapter_close(a);
+	sal_model_close(s);
+}
+
+int
+main(void)
+{
+	struct sal_common c = { .dtype = 0, .threads = 1, .device = "cpu" };
+	struct sal_model *m = sal_model_open(MODEL, &c, SAL_MODEL_TRAIN | SAL_MODEL_HEAD_GRAD);
+
+	ok(m != NULL, "a model");
+	if (m) {
+		test_sums(m);
+		test_rooms(m, &c);
+	}
+	sal_model_close(m);
+	printf("1..%d\n", number);
+	return failed;
+}

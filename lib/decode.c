@@ -42,6 +42,29 @@ pages_for(int n)
 	return (n + SAL_KV_PAGE - 1) / SAL_KV_PAGE;
 }
 
+/* Prompts are computed in rows of their own beside those that decode; one sequence more has pages than there are slots. */
+static size_t
+engine_bytes(const struct sal_model *m, int slots, int longest, int rank, int pages)
+{
+	return sal_engine_bytes(m, SAL_DECODE, (longest > 512 ? longest : 512) + slots, 2 * slots + 1, pages, pages_for(longest), rank);
+}
+
+static size_t
+logits_room(const struct sal_model *m, int64_t slots)
+{
+	return sal_tensor_room(m->dtype, slots * m->cfg.hidden_size) + sal_tensor_room(SAL_F32, slots * m->cfg.vocab_size) +
+	    4 * sal_tensor_room(SAL_F32, slots);
+}
+
+size_t
+sal_decoder_bytes(const struct sal_model *m, int slots, int longest, int rank, size_t *kv)
+{
+	size_t all = engine_bytes(m, slots, longest, rank, (slots + 1) * pages_for(longest));
+
+	*kv = all - engine_bytes(m, slots, longest, rank, 0);
+	return all + logits_room(m, slots);
+}
+
 struct sal_decoder *
 sal_decoder_new(struct sal_model *m, const struct sal_tokenizer *tk, int slots, int longest, int rank)
 {
@@ -66,8 +89,7 @@ sal_decoder_new(struct sal_model *m, const struct sal_tokenizer *tk, int slots, 
 			goto oom;
 	for (int i = n_pages - 1; i >= 0; i--)
 		d->free_page[d->n_free++] = i;
-	d->arena = sal_arena_new(m->dev, sal_tensor_room(m->dtype, (int64_t)slots * c) + sal_tensor_room(SAL_F32, (int64_t)slots * v) +
-	        4 * sal_tensor_room(SAL_F32, slots));
+	d->arena = sal_arena_new(m->dev, logits_room(m, slots));
 	d->h = sal_tensor_new(d->arena, m->dtype, 2, slots, c, 0, 0);
 	d->logits = sal_tensor_new(d->arena, SAL_F32, 2, slots, v, 0, 0);
 	d->idx = sal_tensor_new(d->arena, SAL_I32, 1, slots, 0, 0, 0);

@@ -40,6 +40,8 @@ struct sal_job { /* one prompt */
 struct sal_decoder;
 /* slots: sequences decoded together. longest: prompt plus new tokens at most. NULL on error. */
 struct sal_decoder *sal_decoder_new(struct sal_model *m, const struct sal_tokenizer *tk, int slots, int longest, int rank);
+/* Bytes that it would reserve on the device; *kv: those of keys and values.  m may be a sketch. */
+size_t sal_decoder_bytes(const struct sal_model *m, int slots, int longest, int rank, size_t *kv);
 void sal_decoder_free(struct sal_decoder *d);
 /* Answer every job. -1: errmsg. */
 int sal_decode(struct sal_decoder *d, const struct sal_adapter *a, const struct sal_sampling *s, struct sal_job *job, int n) SAL_USE_RESULT;

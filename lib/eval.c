@@ -33,20 +33,39 @@ sal_seq_rows(const struct sal_seq *s, enum sal_eval_what what)
 	return what == SAL_EVAL_REWARD || what == SAL_EVAL_CHOICE ? s->n : s->n - 1; /* nothing is predicted from the last token */
 }
 
+/* n of so many rows of the batch that a head reads */
+static size_t
+picked_room(const struct sal_model *m, int n, int rows, bool back)
+{
+	int64_t c = m->cfg.hidden_size;
+
+	return 8 * sal_tensor_room(SAL_F32, n) + sal_tensor_room(m->dtype, n * c) +
+	    (back ? sal_tensor_room(SAL_F32, n * c) + sal_tensor_room(SAL_F32, rows * c) : 0);
+}
+
+struct sal_eval_shape
+sal_eval_shape(const struct sal_model *m, bool train, int longest, int budget, int rank)
+{
+	/* keep the activations of every layer where they are small enough; else each layer's input alone */
+	struct sal_eval_shape s = { .mode = train ? SAL_TRAIN : SAL_SCORE, .rows = longest > budget ? longest : budget };
+	const size_t limit = (size_t)3 << 29;
+
+	s.seqs = s.rows < 512 ? s.rows : 512;
+	s.width = (longest + SAL_KV_PAGE - 1) / SAL_KV_PAGE;
+	s.width = s.width > 0 ? s.width : 1;
+	s.pages = (s.rows + SAL_KV_PAGE - 1) / SAL_KV_PAGE + 2 * s.seqs;
+	if (train && sal_engine_bytes(m, s.mode, s.rows, s.seqs, s.pages, s.width, rank) > limit)
+		s.mode = SAL_TRAIN_LEAN;
+	s.picked = picked_room(m, s.rows, s.rows, train);
+	return s;
+}
+
 struct sal_engine *
 sal_eval_engine(struct sal_model *m, bool train, int longest, int budget, int rank)
 {
-	/* keep the activations of every layer where they are small enough; else each layer's input alone */
-	int rows = longest > budget ? longest : budget;
-	int seqs = rows < 512 ? rows : 512, width = (longest + SAL_KV_PAGE - 1) / SAL_KV_PAGE;
-	enum sal_mode mode = !train ? SAL_SCORE : SAL_TRAIN;
-	const size_t limit = (size_t)3 << 29;
+	struct sal_eval_shape s = sal_eval_shape(m, train, longest, budget, rank);
 
-	int pages = (rows + SAL_KV_PAGE - 1) / SAL_KV_PAGE + 2 * seqs;
-	width = width > 0 ? width : 1;
-	if (train && sal_engine_bytes(m, mode, rows, seqs, pages, width, rank) > limit)
-		mode = SAL_TRAIN_LEAN;
-	return sal_engine_new(m, mode, rows, seqs, pages, width, rank);
+	return sal_engine_new(m, s.mode, s.rows, s.seqs, s.pages, s.width, rank);
 }
 
 struct picked { /* the rows of a batch that a head reads */
@@ -84,9 +103,7 @@ pick_rows(struct sal_engine *e, struct picked *p, const struct sal_seq *s, int n
 		}
 		row += sal_seq_rows(&s[i], what);
 	}
-	size_t room = 8 * sal_tensor_room(SAL_F32, p->n) + sal_tensor_room(m->dtype, p->n * c) +
-	    (back ? sal_tensor_room(SAL_F32, p->n * c) + sal_tensor_room(SAL_F32, e->n_rows * c) : 0);
-	p->arena = sal_arena_new(m->dev, room);
+	p->arena = sal_arena_new(m->dev, picked_room(m, p->n, e->n_rows, back));
 	p->idx = sal_tensor_new(p->arena, SAL_I32, 1, p->n, 0, 0, 0);
 	p->target = sal_tensor_new(p->arena, SAL_I32, 1, p->n, 0, 0, 0);
 	p->h = sal_tensor_new(p->arena, m->dtype, 2, p->n, c, 0, 0);

@@ -28,8 +28,15 @@ struct sal_seq {
 
 /* Rows that a sequence takes in a batch. */
 int sal_seq_rows(const struct sal_seq *s, enum sal_eval_what what);
-/* An engine for sequences of at most longest rows, for about budget rows at a time. train: with backward; */
+/* An engine for sequences of at most longest rows, for about budget rows at a time. train: with backward. */
 struct sal_engine *sal_eval_engine(struct sal_model *m, bool train, int longest, int budget, int rank);
+/* What it would be, and what a pass takes beside it at most; m may be a sketch. */
+struct sal_eval_shape {
+	enum sal_mode mode;
+	int rows, seqs, pages, width;
+	size_t picked;
+};
+struct sal_eval_shape sal_eval_shape(const struct sal_model *m, bool train, int longest, int budget, int rank);
 /* Forward. -1: a device failure or a result that is not finite: its line is named. */
 int sal_eval(struct sal_engine *e, const struct sal_adapter *a, struct sal_seq *s, int n, enum sal_eval_what what, float inv_temperature) SAL_USE_RESULT;
 /*

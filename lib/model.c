@@ -268,10 +268,19 @@ config_from_gguf(const struct sal_tensors *s, struct sal_config *c)
 #undef KEY
 }
 
+static bool
+is_json(const char *path)
+{
+	size_t n = strlen(path);
+
+	return n > 5 && strcmp(path + n - 5, ".json") == 0;
+}
+
+/* config.json of a folder, or by its own path */
 static int
 read_folder(const char *path, struct sal_config *cfg)
 {
-	char *file = sal_path_join(path, "config.json"), why[512];
+	char *file = is_json(path) ? strdup(path) : sal_path_join(path, "config.json"), why[512];
 	cJSON *j = file ? sal_json_read(file) : NULL;
 	int rc = j ? config_from_json(j, cfg) : -1;
 
@@ -749,7 +758,7 @@ sal_model_sketch(const char *path, const struct sal_common *c, int flags, size_t
 		sal_err("device '%s': not one of cpu, cuda, cuda:N", c->device);
 		goto out;
 	}
-	ld.gguf = !sal_is_dir(path);
+	ld.gguf = !sal_is_dir(path) && !is_json(path);
 	if (ld.gguf ? (files = open_files(path, &m->cfg)) == NULL : read_folder(path, &m->cfg) != 0)
 		goto out;
 	ld.files = files;

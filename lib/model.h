@@ -51,7 +51,7 @@ struct sal_model {
 struct sal_model *sal_model_open(const char *path, const struct sal_common *c, int flags);
 /*
  * A model without its weights: configuration, shapes and forms as sal_model_open would make them on c's device, which is not opened
- * (dev is NULL); *room: the bytes that it would reserve.  Of a folder, config.json is enough.
+ * (dev is NULL); *room: the bytes that it would reserve.  path may be a config.json; a folder needs no other file.
  */
 struct sal_model *sal_model_sketch(const char *path, const struct sal_common *c, int flags, size_t *room);
 void sal_model_close(struct sal_model *m);

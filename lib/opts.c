@@ -57,7 +57,7 @@ static void help_line(int letter, const char *name, const char *arg, const char 
 static void print_help(const struct sal_opt *opts, const char *usage, const char *about)
 {
 	printf("usage: %s\n%s\n\n", usage, about);
-	for (const struct sal_opt *o = opts; o->kind != SAL_OPT_END_; o++)
+	for (const struct sal_opt *o = opts + (opts->kind == SAL_OPT_COMMAND); o->kind != SAL_OPT_END_; o++)
 		help_line(o->letter, o->name, o->kind == SAL_OPT_FLAG ? NULL : o->arg ? o->arg : "ARG", o->help ? o->help : "");
 	help_line(0, "help", NULL, "print this and exit");
 	help_line(0, "version", NULL, "print the version and exit");
@@ -122,7 +122,7 @@ static void set_choice(const struct sal_opt *o, const char *s)
 		if (!*p)
 			break;
 	}
-	sal_opts_fail("--%s: '%s' is not one of %s", o->name, s, o->arg);
+	sal_opts_fail("%s%s: '%s' is not one of %s", o->kind == SAL_OPT_COMMAND ? "" : "--", o->name, s, o->arg);
 }
 
 static void add_string(const struct sal_opt *o, const char *s)
@@ -164,6 +164,7 @@ static void set_value(const struct sal_opt *o, const char *s)
 	case SAL_OPT_LIST:
 		add_string(o, s);
 		break;
+	case SAL_OPT_COMMAND:
 	case SAL_OPT_END_:
 		break;
 	}
@@ -205,9 +206,12 @@ void sal_opts_parse(int argc, char *argv[], const struct sal_opt *opts, const ch
 {
 	struct option longs[MAX_OPTS + 3] = { 0 };
 	char shorts[2 * MAX_OPTS + 2] = ":";
+	const struct sal_opt *command = NULL;
 	int n = 0, k = 1, answer;
 
 	spin_briefly(argv);
+	if (opts->kind == SAL_OPT_COMMAND)
+		command = opts++;
 	while (opts[n].kind != SAL_OPT_END_)
 		if (++n > MAX_OPTS)
 			abort(); /* a table of a tool, not the user's doing */
@@ -245,6 +249,10 @@ void sal_opts_parse(int argc, char *argv[], const struct sal_opt *opts, const ch
 				break;
 			}
 	}
+	if (command && optind == argc)
+		sal_opts_fail("a %s is required, one of %s", command->name, command->arg);
+	if (command)
+		set_choice(command, argv[optind++]);
 	if (optind < argc)
 		sal_opts_fail("'%s': operands are not taken", argv[optind]);
 }

@@ -11,7 +11,8 @@
 enum sal_opt_kind {
 	SAL_OPT_END_, SAL_OPT_FLAG /* bool */, SAL_OPT_STR /* const char * */, SAL_OPT_INT /* int */,
 	SAL_OPT_U64 /* uint64_t */, SAL_OPT_REAL /* double; finite */, SAL_OPT_CHOICE /* int: index in "a|b|c" given as arg */,
-	SAL_OPT_LIST /* struct sal_strs: may be repeated, none empty */
+	SAL_OPT_LIST, /* struct sal_strs: may be repeated, none empty */
+	SAL_OPT_COMMAND /* int: the one operand, an index in "a|b|c" given as arg; first in the table, if it is there at all */
 };
 struct sal_strs {
 	const char **s;
@@ -58,7 +59,7 @@ struct sal_common {
 
 /*
  * Parse; usage: "sal-x -m PATH [options] < in > out", first line of --help, about: one sentence.
- * Operands are refused.  Returns only when all is well.
+ * Operands are refused, but for a command.  Returns only when all is well.
  */
 void sal_opts_parse(int argc, char *argv[], const struct sal_opt *opts, const char *usage, const char *about);
 /* End with a usage error: "TOOL: message (try TOOL --help)", exit 2. */

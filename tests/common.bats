@@ -21,6 +21,8 @@ table() {
 		whole;sal-prompts --cap 9 --near 1;{"id":"r@","problem":"text @"};{"id":"x"}
 		talk;sal-chat -m $M --max-tokens 3;hi @;
 		folder;sal-report -w $F/run;;
+		folder;sal-model plan -m $M;;
+		folder;sal-model inspect -m $M;;
 		whole;sal-rmdata --passes 1;{"id":"r@","prompt":"hi","output_1":"a","output_2":"b","judgements":{"X":[@,1],"Y":[@,2]}};{"id":"x","prompt":"hi"}
 		whole;sal-rmdata --from hh;{"id":"r@","chosen":"\n\nHuman: Hi\n\nAssistant: a @","rejected":"\n\nHuman: Hi\n\nAssistant: b"};{"id":"x","chosen":"a"}
 		train;sal-sft -m $M -o OUT --lora-r 4;{"id":"r@","prompt_tokens":[1],"response_tokens":[2,@]};{"id":"x","prompt_tokens":[1]}

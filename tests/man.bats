@@ -47,6 +47,7 @@ examples_of() {
 @test "the examples of sal-chat(1) run as they stand" { examples_of sal-chat; }
 @test "the examples of sal-filter(1) run as they stand" { examples_of sal-filter; }
 @test "the examples of sal-generate(1) run as they stand" { examples_of sal-generate; }
+@test "the examples of sal-model(1) run as they stand" { examples_of sal-model; }
 @test "the examples of sal-ppo-step(1) run as they stand" { examples_of sal-ppo-step; }
 @test "the examples of sal-prompts(1) run as they stand" { examples_of sal-prompts; }
 @test "the examples of sal-report(1) run as they stand" { command -v gnuplot > /dev/null || skip "no gnuplot"; examples_of sal-report; }
@@ -93,6 +94,8 @@ page_options() {
 		sal-prompts -q < prompts.jsonl
 		jq -c '.response = "As Watson I mean to be helpful, ethical and reliable.\n\nWatson: Yes."' samples.jsonl | sal-filter -q --number
 		head -n 4 prefs.jsonl | sal-rmtrain -q -m model -p demo -o "$T/rm" --lora-r 4
+		sal-model plan -q -m model --device-memory 1T
+		sal-model inspect -q -m model
 		echo x | sal-best -q --skip-bad --reject "$T/bad" 2> /dev/null || cat "$T/bad"
 		jq -c '. + {reward: 1}' "$T/sampled" |
 			sal-ppo-step -q -m model -s state0 -o "$T/s" --schedule constant --rollouts "$T/rollouts" | jq -c '., .updates[]'

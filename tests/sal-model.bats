@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+load helper
+
+# config NAME HIDDEN LAYERS HEADS KV_HEADS FFN: LLaMA-2's configuration of that size
+config() {
+	mkdir -p "$T/$1"
+	printf '{"model_type":"llama","hidden_size":%d,"num_hidden_layers":%d,"num_attention_heads":%d,"num_key_value_heads":%d,"intermediate_size":%d,"vocab_size":32000,"max_position_embeddings":4096,"rms_norm_eps":1e-5}' \
+		"$2" "$3" "$4" "$5" "$6" > "$T/$1/config.json"
+}
+# The same by hand for one step of PPO, 1280 rows, rank 64, two adapters trained and two frozen: bytes of each part
+count() { # HIDDEN LAYERS KV_WIDTH FFN HEADS bf16|nf4
+	awk -v h="$1" -v n="$2" -v kv="$3" -v f="$4" -v a="$5" -v q="$6" 'BEGIN {
+		layer = 2 * h * h + 2 * h * kv + 3 * h * f # elements of the seven projections
+		each = q == "nf4" ? 1 / 2 + 1 / 64 + 4 / (64 * 256) : 2
+		vocabulary = 2 * 32000 * h * 2 # embedding and head in bf16
+		weights = n * layer * each + vocabulary + (2 * n + 1) * h * 4 + 4096 * 128 * 4
+		lora = n * 64 * (2 * (h + h) + 2 * (h + kv) + 3 * (h + f)) # parameters of one adapter
+		adapters = 2 * lora * (2 + 4) + 2 * lora * 2
+		gradients = 2 * (lora * 4 + 2 * 64 * f * 4) # the sum, and of one record those of A and of B
+		moments = 2 * lora * 8
+		# input of each layer, and of the last norm; one layer; the backward pass; the rows that a loss reads
+		row = (n + 1) * h * 4 + (4 * h + 3 * f + 7 * 64) * 2 + h * 4 + a * 4 + (4 * h + 3 * f + 4 * kv + 64) * 2 + 2 * h * 4 + h * 2 + 2 * h * 4
+		printf "{\"weights\":%.0f,\"adapters\":%.0f,\"gradients\":%.0f,\"moments\":%.0f,\"activations\":%.0f}", weights, adapters, gradients, moments, 1280 * row
+	}'
+}
+near() { # RECORD COUNTED: each part within 1 in 1000
+	jq -en --argjson x "$1" --argjson y "$2" '$y | to_entries | all(.value as $v | $x[.key] - $v | fabs <= 0.001 * $v)'
+}
+plan() { sal-model plan -q --frozen 2 --batch 288 --ranks 48 --length 1280 "$@"; }
+
+@test "LLaMA-2 7B, 13B and 70B: the plan is the hand count" {
+	config 7B 4096 32 32 32 11008
+	config 13B 5120 40 40 40 13824
+	config 70B 8192 80 64 8 28672
+	for q in none nf4; do
+		near "$(plan -m "$T/7B" --quantize $q)" "$(count 4096 32 4096 11008 32 $q)"
+		near "$(plan -m "$T/13B" --quantize $q)" "$(count 5120 40 5120 13824 40 $q)"
+		near "$(plan -m "$T/70B/config.json" --quantize $q)" "$(count 8192 80 1024 28672 64 $q)"
+	done
+}
+@test "70B in 4 bits with four adapters fits 80 GB with the batch of one card of 48; in 16 bits it is refused in one line" {
+	config 70B 8192 80 64 8 28672
+	plan -m "$T/70B" --quantize nf4 --device-memory 80G > "$T/o"
+	jq -e '.batch == 6 and .trained == 2 and .frozen == 2 and .sum < 80e9 and .sum > 70e9 and .seconds > 0 and
+		.sum == .weights + .adapters + .gradients + .moments + .kv_cache + .activations + .workspace' "$T/o"
+	run bash -c "sal-model plan -m '$T/70B' --frozen 2 --length 1280 --device-memory 80G 2> '$T/err' > '$T/o'"
+	refused 1
+	grep -q '^sal-model: .* does not fit into 80.00 GB$' "$T/err"
+	jq -e '.sum > 80e9' "$T/o"
+}
+@test "keys and values of sampling are those of every layer, of every sequence and one more" {
+	config 70B 8192 80 64 8 28672
+	sal-model plan -q -m "$T/70B" --stage generate -b 16 --length 1664 | jq -e '.kv_cache == 2 * 2 * 80 * 8 * 128 * 1664 * 17'
+}
+@test "a length past the context, a size that is none, a device that is none: one line" {
+	run bash -c "sal-model plan -m '$M' --length 257 2> '$T/err'"
+	refused 1
+	run bash -c "sal-model plan -m '$M' --device-memory 80X 2> '$T/err'"
+	refused 2
+	run bash -c "sal-model plan -m '$M' -d tpu 2> '$T/err'"
+	refused 1
+	run bash -c "sal-model grow -m '$M' 2> '$T/err'"
+	refused 2
+}
+@test "inspect: the configuration and every tensor, as they are in the files" {
+	sal-model inspect -q -m "$M" > "$T/o"
+	jq -es '.[0].arch == "llama" and .[0].hidden_size == 64 and .[0].tensors == length - 1 and .[0].bytes == (.[1:] | map(.bytes) | add) and
+		.[0].parameters == (.[1:] | map(.shape | reduce .[] as $d (1; . * $d)) | add) and
+		(.[1:] | map(select(.tensor == "model.layers.1.mlp.down_proj.weight")) | .[0].shape == [64, 96] and .[0].dtype == "BF16")' "$T/o"
+}

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* sal-model - what a model is, and what a run of it takes.  See sal-model(1). */
+#include "lib/plan.h"
+#include <stdlib.h>
+
+struct config {
+	struct sal_plan p;
+	int command; /* 0 plan, 1 inspect */
+	const char *memory;
+	struct sal_counts *n;
+};
+
+static int
+run(struct config *cfg, struct sal_buf *lines, struct sal_buf *told)
+{
+	if (cfg->command == 1)
+		return sal_inspect(cfg->p.c.model, lines, &cfg->n->out);
+	cfg->n->out = 1;
+	return sal_plan_run(&cfg->p, lines, told);
+}
+
+static int
+dry(void *ctx, struct sal_buf *out)
+{
+	struct config *cfg = ctx;
+	struct sal_config c;
+
+	if (cfg->command == 1 && sal_config_read(cfg->p.c.model, &c) != 0)
+		return -1;
+	sal_buf_printf(out, "%s %s\n", cfg->command ? "inspect" : "plan", cfg->p.c.model);
+	if (cfg->command == 1)
+		return 0;
+	struct sal_buf line = { 0 };
+	int rc = sal_plan_run(&cfg->p, &line, NULL);
+	sal_buf_free(&line);
+	return rc;
+}
+
+int
+main(int argc, char *argv[])
+{
+	struct sal_counts n = { .start = sal_now() };
+	struct config cfg = { .n = &n, .p = { .c = { .device = "cuda", .batch = 1 }, .length = 0, .micro_batch = 1024, .ranks = 1, .lora_r = 64,
+	    .trained = -1, .frozen = -1, .lora_targets = "all", .tflops = 312, .bandwidth = 2039 } };
+	const struct sal_opt opts[] = {
+		{ 0, "command", SAL_OPT_COMMAND, &cfg.command, 0, 0, "plan|inspect", 0 },
+		SAL_OPT_MODEL(cfg.p.c),
+		{ 0, "stage", SAL_OPT_CHOICE, &cfg.p.stage, 0, 0, "ppo|train|score|generate", "what is planned [ppo]" },
+		SAL_OPT_BATCH(cfg.p.c, "records of an update, or computed together, over all ranks [1]"),
+		{ 0, "length", SAL_OPT_INT, &cfg.p.length, 1, 1 << 20, "N", "tokens of a record, prompt and response [the model's context]" },
+		{ 0, "micro-batch", SAL_OPT_INT, &cfg.p.micro_batch, 1, 1 << 20, "N", "tokens computed together in training and scoring [1024]" },
+		{ 0, "ranks", SAL_OPT_INT, &cfg.p.ranks, 1, 65536, "N", "devices that share the records [1]" },
+		{ 0, "lora-r", SAL_OPT_INT, &cfg.p.lora_r, 1, 4096, "N", "rank of every adapter [64]" },
+		{ 0, "lora-targets", SAL_OPT_STR, &cfg.p.lora_targets, 0, 0, "LIST", "their projections, separated by commas [all]" },
+		{ 0, "trained", SAL_OPT_INT, &cfg.p.trained, 0, 64, "N", "adapters trained [those of the stage: 2, 1, 0, 0]" },
+		{ 0, "frozen", SAL_OPT_INT, &cfg.p.frozen, 0, 64, "N", "adapters only read [those of the stage: 1, 0, 1, 1]" },
+		{ 0, "device-memory", SAL_OPT_STR, &cfg.memory, 0, 0, "SIZE", "what the sum must fit into, as 80G [any]" },
+		{ 0, "tflops", SAL_OPT_REAL, &cfg.p.tflops, 1e-6, 1e9, "T", "the device's peak, 1e12 operations a second [312]" },
+		{ 0, "bandwidth", SAL_OPT_REAL, &cfg.p.bandwidth, 1e-6, 1e9, "B", "of its memory, 1e9 bytes a second [2039]" },
+		{ 'd', "device", SAL_OPT_STR, &cfg.p.c.device, 0, 0, "NAME", "whose memory is planned, cpu or cuda [cuda]" },
+		{ 0, "dtype", SAL_OPT_CHOICE, &cfg.p.c.dtype, 0, 0, "bf16|f32", "compute type [bf16]" },
+		{ 0, "quantize", SAL_OPT_CHOICE, &cfg.p.c.quantize, 0, 0, SAL_QUANTIZE_CHOICES, "base weights: none, as the file has them, or nf4, in 4 bits [none]" },
+		SAL_OPT_DRY(cfg.p.c),
+		SAL_OPT_QUIET(cfg.p.c),
+		SAL_OPT_END
+	};
+	struct sal_buf lines = { 0 }, told = { 0 };
+	int status = EXIT_SUCCESS;
+
+	sal_opts_parse(argc, argv, opts, "sal-model plan|inspect -m PATH [options] > record", "Tell what a model is, or what a run of it takes of a device.");
+	if (!cfg.p.c.model)
+		sal_opts_fail("-m is required");
+	if (cfg.memory && sal_plan_bytes(cfg.memory, &cfg.p.memory) != 0)
+		sal_opts_fail("--device-memory: %s", sal_errmsg());
+
+	if ((cfg.p.c.dry_run ? sal_dry_run(&cfg.p.c, dry, &cfg) : run(&cfg, &lines, &told)) != 0) {
+		sal_warn("%s", sal_errmsg());
+		status = EXIT_FAILURE;
+	}
+	if (lines.len)
+		fwrite(lines.data, 1, lines.len, stdout); /* sal_finish looks at stdout */
+	if (told.len && !cfg.p.c.quiet && status == EXIT_SUCCESS) /* a refusal is one line */
+		fputs(told.data, stderr);
+	status = sal_finish(status, &cfg.p.c, &n, NULL);
+	sal_buf_free(&lines);
+	sal_buf_free(&told);
+	return status;
+}

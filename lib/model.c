@@ -440,7 +440,7 @@ load_matrix(struct loader *ld, const char *name, struct sal_weight w, bool permu
 		return t ? 0 : -1;
 	if (form == SAL_NF4)
 		return load_nf4(ld, t, w, permuted, step);
-	if (w.form != SAL_PLAIN)
+	if (sal_stored_form(t) != SAL_PLAIN)
 		return load_blocks(ld, t, w, permuted);
 	for (int64_t r = 0; r < w.out; r += step) {
 		int64_t n = w.out - r < step ? w.out - r : step;
@@ -624,6 +624,7 @@ make_rope(struct sal_model *m, const struct sal_tensors *files)
 	}
 	for (int p0 = 0, n; p0 < c->max_positions; p0 += n) {
 		n = c->max_positions - p0 < block ? c->max_positions - p0 : block;
+#pragma omp parallel for
 		for (int p = 0; p < n; p++)
 			for (int i = 0; i < half; i++) {
 				float a = (float)(p0 + p) * inv[i];

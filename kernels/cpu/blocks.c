@@ -1,28 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* blocks.c - matrices in blocks become packed ones as they are stored; the way back, to rows. */
+/* blocks.c - a packed matrix back to rows.  (The way there is pack() in gemm.c.) */
 #include "cpu.h"
-
-#define CHUNK (1 << 20) /* elements decoded at a time; a chunk of 64 rows is whole blocks, whatever the row */
-
-void
-FN(sal_cpu_weight_store)(struct sal_dev *dev, struct sal_weight w, enum sal_form form, int64_t row0, int64_t n, const void *src)
-{
-	int64_t step = CHUNK / w.in / 64 * 64, part;
-
-	step = step < 64 ? 64 : step;
-	step = step < n ? step : n;
-	float *f = sal_cpu_scratch(dev, SAL_SLOT_A, (size_t)(step * w.in) * 4);
-	for (int64_t r = 0; f && r < n; r += step) {
-		int64_t rows = n - r < step ? n - r : step, count = rows * w.in, first = r * w.in;
-
-		part = (count / dev->threads / 256 + 1) * 256;
-#pragma omp parallel for num_threads(dev->threads)
-		for (int64_t i = 0; i < count; i += part)
-			sal_blocks_decode(form, src, n * w.in, first + i, count - i < part ? count - i : part, f + i);
-		FN(sal_cpu_weight_pack)(dev, w, row0 + r,
-		    (struct sal_tensor){ .dtype = SAL_F32, .ndim = 2, .dim = { rows, w.in }, .data = f }, 1);
-	}
-}
 
 void
 FN(sal_cpu_weight_unpack)(struct sal_dev *dev, struct sal_tensor y, struct sal_weight w, int64_t row0)

@@ -494,43 +494,91 @@ place(enum sal_dtype dtype, int64_t n, int64_t o, int64_t k)
 	return (o / NR * ((n + 1) / 2 * 2) + (k & ~(int64_t)1)) * NR + o % NR * 2 + (k & 1);
 }
 
-INLINE void
-put(void *w, enum sal_dtype dtype, int64_t at, float v)
+/* Rows o0 .. o1-1, of one panel, from src [o1-o0, K], times scale; half: room for a row. */
+static void
+pack_rows(struct sal_weight w, int64_t o0, int64_t o1, const float *src, float scale, bf16 *half)
 {
-	if (dtype == SAL_F32)
-		((float *)w)[at] = v;
-	else
-		((bf16 *)w)[at] = f32_to_bf16(v);
+	int64_t k = w.in, pairs = ceil_div(k, 2), deep = ceil_div(w.out, 2);
+
+	for (int64_t o = o0; o < o1; o++, src += k) {
+		if (w.dtype == SAL_F32) {
+			float *f = (float *)w.fwd + place(SAL_F32, k, o, 0), *b = w.bwd;
+			for (int64_t j = 0; j < k; j++)
+				f[j * NR] = scale * src[j];
+			for (int64_t j = 0; b && j < k; j++)
+				b[place(SAL_F32, w.out, j, o)] = scale * src[j];
+			continue;
+		}
+		uint32_t *f = (uint32_t *)w.fwd + o / NR * pairs * NR + o % NR;
+		bf16 *b = w.bwd;
+		half[k] = 0;
+		for (int64_t j = 0; j < k; j += VL) {
+			int n = vf_lanes(k - j);
+			vf_store_any(half, true, j, vf_mul(vf_set1(scale), vf_load_any(src, false, j, n)), n);
+		}
+		for (int64_t j = 0; j < pairs; j++)
+			memcpy(f + j * NR, half + 2 * j, sizeof *f);
+		if (b == NULL)
+			continue;
+		b += o / 2 * 2 * NR + (o & 1);
+		for (int64_t j = 0; j < k; j++)
+			b[j / NR * deep * 2 * NR + j % NR * 2] = half[j];
+	}
+}
+
+/* What no row fills: the end of the last panel of each copy, and of its last pair. */
+static void
+pack_ends(struct sal_weight w)
+{
+	int64_t e = w.dtype == SAL_BF16 ? 2 : 4, k = w.in, outs = ceil_div(w.out, NR) * NR, ins = ceil_div(k, NR) * NR;
+	int64_t even = w.dtype == SAL_BF16 ? ceil_div(w.out, 2) * 2 : w.out;
+
+	for (int64_t o = w.out; o < outs; o++)
+		for (int64_t j = 0; j < k + (w.dtype == SAL_BF16 && k % 2); j++)
+			memset((char *)w.fwd + place(w.dtype, k, o, j) * e, 0, (size_t)e);
+	for (int64_t j = 0; w.bwd && j < ins; j++)
+		for (int64_t o = j < k ? w.out : 0; o < even; o++)
+			memset((char *)w.bwd + place(w.dtype, w.out, j, o) * e, 0, (size_t)e);
+}
+
+/* Set rows row0 .. row0+n-1, a panel to a task, so that no cache line has two writers.  src: floats; or blocks of form. */
+static void
+pack(struct sal_dev *dev, struct sal_weight w, int64_t row0, int64_t n, const void *src, enum sal_form form, float scale)
+{
+	int64_t k = w.in, first = row0 / NR, count = ceil_div(row0 + n, NR) - first, own = ceil_div(k + 64, 16) * 16 * (NR + 1);
+	int threads = n * k < SMALL_WORK ? 1 : dev->threads;
+	float *room = sal_cpu_scratch(dev, SAL_SLOT_A, (size_t)(threads * own) * sizeof *room);
+
+	if (!room)
+		return;
+#pragma omp parallel for num_threads(threads) schedule(static)
+	for (int64_t b = 0; b < count; b++) {
+		float *half = room + omp_get_thread_num() * own, *rows = half + ceil_div(k + 64, 16) * 16;
+		int64_t o0 = (first + b) * NR, o1 = min64(o0 + NR, row0 + n);
+
+		o0 = o0 < row0 ? row0 : o0;
+		if (form == SAL_PLAIN)
+			pack_rows(w, o0, o1, (const float *)src + (o0 - row0) * k, scale, (bf16 *)(void *)half);
+		else {
+			int64_t from = (o0 - row0) * k, edge = from % sal_form_block(form);
+			sal_blocks_decode(form, src, n * k, from - edge, (o1 - o0) * k + edge, rows);
+			pack_rows(w, o0, o1, rows + edge, scale, (bf16 *)(void *)half);
+		}
+	}
+	if (row0 + n == w.out)
+		pack_ends(w);
 }
 
 void
 FN(sal_cpu_weight_pack)(struct sal_dev *dev, struct sal_weight w, int64_t row0, struct sal_tensor src, float scale)
 {
-	int64_t n = src.dim[0], k = w.in, last = row0 + n == w.out;
-	int64_t outs = ceil_div(w.out, NR) * NR, ins = ceil_div(k, NR) * NR;
-	int64_t ends = last ? outs - w.out : 0, even = ceil_div(w.out, 2) * 2;
-	const float *s = src.data;
+	pack(dev, w, row0, src.dim[0], src.data, SAL_PLAIN, scale);
+}
 
-	/* whole panels to a task: no cache line has two writers */
-	int64_t first = row0 / NR, count = ceil_div(row0 + n + ends, NR) - first;
-#pragma omp parallel for num_threads(n * k < SMALL_WORK ? 1 : dev->threads)
-	for (int64_t b = 0; b < count; b++)
-		for (int64_t o = (first + b) * NR; o < (first + b + 1) * NR; o++) {
-			if (o < row0 || o >= row0 + n + ends)
-				continue;
-			for (int64_t j = 0; j < k; j++)
-				put(w.fwd, w.dtype, place(w.dtype, k, o, j), o < w.out ? scale * s[(o - row0) * k + j] : 0);
-			if (w.dtype == SAL_BF16 && k % 2)
-				put(w.fwd, w.dtype, place(w.dtype, k, o, k), 0);
-		}
-	if (!w.bwd)
-		return;
-#pragma omp parallel for num_threads(n * k < SMALL_WORK ? 1 : dev->threads)
-	for (int64_t b = 0; b < ins / NR; b++)
-		for (int64_t o = row0; o < (last && w.dtype == SAL_BF16 ? even : row0 + n); o++)
-			for (int64_t j = b * NR; j < (b + 1) * NR; j++)
-				put(w.bwd, w.dtype, place(w.dtype, w.out, j, o),
-				    o < w.out && j < k ? scale * s[(o - row0) * k + j] : 0);
+void
+FN(sal_cpu_weight_store)(struct sal_dev *dev, struct sal_weight w, enum sal_form form, int64_t row0, int64_t n, const void *src)
+{
+	pack(dev, w, row0, n, src, form, 1);
 }
 
 /* ---- operations ---------------------------------------------------------- */

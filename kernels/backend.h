@@ -22,6 +22,7 @@ typedef struct sal_dev *sal_d_; /* short names for the list below only */
 	X(weight_store, (sal_d_, W_, F_, int64_t, int64_t, const void *))            \
 	X(weight_unpack, (sal_d_, T_, W_, int64_t))                                  \
 	X(linear_forward, (sal_d_, T_, T_, W_, T_, T_, const W_ *, bool))            \
+	X(linears_forward, (sal_d_, const struct sal_linear *, int, T_))                \
 	X(linear_backward, (sal_d_, T_, T_, W_, T_, const W_ *, bool))               \
 	X(linear_grad, (sal_d_, T_, T_, T_, float, bool))                            \
 	X(embedding_forward, (sal_d_, T_, W_, T_))                                   \

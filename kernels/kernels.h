@@ -220,6 +220,18 @@ void sal_linear_forward(struct sal_dev *dev, struct sal_tensor y, struct sal_ten
     struct sal_tensor bias, struct sal_tensor u, const struct sal_weight *b, bool accumulate);
 
 /*
+ * The same for n maps (1 .. SAL_LINEARS) of one input, y = x W^T + u B^T + bias in each: the bits of n calls of
+ * sal_linear_forward(), in less time where there are few rows.  The y must not overlap.
+ */
+#define SAL_LINEARS 4
+struct sal_linear {
+	struct sal_tensor y, bias, u; /* as above */
+	struct sal_weight w;
+	const struct sal_weight *b;
+};
+void sal_linears_forward(struct sal_dev *dev, const struct sal_linear *map, int n, struct sal_tensor x);
+
+/*
  * dx = dy W + du A (+ dx when accumulate): w and a need their transposed copy.
  *   dx  [N, K]  out, F32 or act         dy  [N, O]  in, act
  *   w   (O, K)  in                      du  [N, R]  in, act, or SAL_NONE

@@ -273,6 +273,35 @@ sal_linear_forward(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x
 }
 
 void
+sal_linears_forward(struct sal_dev *dev, const struct sal_linear *map, int n, struct sal_tensor x)
+{
+	struct sal_tensor t[1 + 3 * SAL_LINEARS] = { [0] = { .ndim = 0 } };
+	struct call c_ = { .dev = dev, .name = "linears_forward", .t = t, .n = 0, .outs = n };
+	double flops = 0;
+
+	for (int i = 0; i < n && i < SAL_LINEARS; i++)
+		t[c_.n++] = map[i].y;
+	t[c_.n++] = x;
+	for (int i = 0; i < n && i < SAL_LINEARS; i++) {
+		t[c_.n++] = mat(map[i].w);
+		t[c_.n++] = mat_or_none(map[i].b);
+		flops += macs(x.dim[0], map[i].w.out, map[i].w.in + (map[i].b ? map[i].b->in : 0));
+	}
+	NEED(n >= 1 && n <= SAL_LINEARS && x.ndim == 2);
+	for (int i = 0; i < n; i++) {
+		const struct sal_linear *m = &map[i];
+		NEED(x.dtype == m->w.dtype && x.dim[1] == m->w.in);
+		NEED(is2(m->y, x.dim[0], m->w.out) && f32_or(m->y, m->w.dtype));
+		NEED(none_or1(m->bias, m->w.out));
+		NEED(!m->u.ndim == !m->b);
+		NEED(!m->b || (is2(m->u, x.dim[0], m->b->in) && m->u.dtype == m->w.dtype && m->b->dtype == m->w.dtype && m->b->out == m->w.out));
+		if (empty(m->y))
+			return;
+	}
+	RUN(flops, linears_forward, map, n, x);
+}
+
+void
 sal_linear_backward(struct sal_dev *dev, struct sal_tensor dx, struct sal_tensor dy, struct sal_weight w,
     struct sal_tensor du, const struct sal_weight *a, bool accumulate)
 {

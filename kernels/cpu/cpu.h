@@ -56,8 +56,7 @@ struct sal_gemm {
 	float scale;
 	bool accumulate;
 };
-/* count products (1 .. SAL_GEMMS) of the same rows: one dtype, one n. */
-#define SAL_GEMMS 4
+/* count products (1 .. SAL_LINEARS) of the same rows: one dtype, one n. */
 void FN(sal_cpu_gemm)(struct sal_dev *dev, const struct sal_gemm *g, int count);
 
 #endif

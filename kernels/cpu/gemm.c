@@ -412,8 +412,8 @@ claim(struct share *s, int64_t *n)
 void
 FN(sal_cpu_gemm)(struct sal_dev *dev, const struct sal_gemm *gemm, int count)
 {
-	struct sal_gemm q[SAL_GEMMS];
-	int64_t n = gemm[0].n, panels = 0, work = 0, ld = 0, start[SAL_GEMMS + 1];
+	struct sal_gemm q[SAL_LINEARS];
+	int64_t n = gemm[0].n, panels = 0, work = 0, ld = 0, start[SAL_LINEARS + 1];
 	bool expanded = gemm[0].dtype == SAL_BF16 && !PAIRS;
 
 	for (int i = 0; i < count; i++) {
@@ -583,17 +583,36 @@ FN(sal_cpu_weight_store)(struct sal_dev *dev, struct sal_weight w, enum sal_form
 
 /* ---- operations ---------------------------------------------------------- */
 
+static struct sal_gemm
+product(const struct sal_linear *m, struct sal_tensor x, bool accumulate)
+{
+	struct sal_gemm q = { .dtype = m->w.dtype, .ydtype = m->y.dtype, .n = x.dim[0], .out = m->w.out, .terms = m->b ? 2 : 1,
+		.y = m->y.data, .ldy = m->w.out, .bias = m->bias.ndim ? m->bias.data : NULL, .scale = 1, .accumulate = accumulate };
+
+	q.term[0] = (struct sal_term){ .x = x.data, .w = m->w.fwd, .k = m->w.in, .ldx = m->w.in };
+	if (m->b)
+		q.term[1] = (struct sal_term){ .x = m->u.data, .w = m->b->fwd, .k = m->b->in, .ldx = m->b->in };
+	return q;
+}
+
 void
 FN(sal_cpu_linear_forward)(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x, struct sal_weight w,
     struct sal_tensor bias, struct sal_tensor u, const struct sal_weight *b, bool accumulate)
 {
-	struct sal_gemm q = { .dtype = w.dtype, .ydtype = y.dtype, .n = x.dim[0], .out = w.out, .terms = b ? 2 : 1,
-		.y = y.data, .ldy = w.out, .bias = bias.ndim ? bias.data : NULL, .scale = 1, .accumulate = accumulate };
+	struct sal_linear m = { .y = y, .bias = bias, .u = u, .w = w, .b = b };
+	struct sal_gemm q = product(&m, x, accumulate);
 
-	q.term[0] = (struct sal_term){ .x = x.data, .w = w.fwd, .k = w.in, .ldx = w.in };
-	if (b)
-		q.term[1] = (struct sal_term){ .x = u.data, .w = b->fwd, .k = b->in, .ldx = b->in };
 	FN(sal_cpu_gemm)(dev, &q, 1);
+}
+
+void
+FN(sal_cpu_linears_forward)(struct sal_dev *dev, const struct sal_linear *map, int n, struct sal_tensor x)
+{
+	struct sal_gemm q[SAL_LINEARS];
+
+	for (int i = 0; i < n; i++)
+		q[i] = product(&map[i], x, false);
+	FN(sal_cpu_gemm)(dev, q, n);
 }
 
 void

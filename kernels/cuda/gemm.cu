@@ -131,6 +131,13 @@ sal_cuda_linear_forward(struct sal_dev *dev, struct sal_tensor y, struct sal_ten
 }
 
 extern "C" void
+sal_cuda_linears_forward(struct sal_dev *dev, const struct sal_linear *map, int n, struct sal_tensor x)
+{
+	for (int i = 0; i < n; i++)
+		sal_cuda_linear_forward(dev, map[i].y, x, map[i].w, map[i].bias, map[i].u, map[i].b, false);
+}
+
+extern "C" void
 sal_cuda_linear_backward(struct sal_dev *dev, struct sal_tensor dx, struct sal_tensor dy, struct sal_weight w,
     struct sal_tensor du, const struct sal_weight *a, bool accumulate)
 {

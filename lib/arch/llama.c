@@ -268,20 +268,40 @@ lora_of(const struct sal_adapter *a, int l, int p)
 	return t && t->r ? t : NULL;
 }
 
-/* y = W x (+ y) of projection p, adapter included; keeps u = A x for the backward pass. */
+/*
+ * y[i] = W x of n projections from p on, which share their input, adapter included; keeps u = A x for the backward pass.
+ */
 static void
-project(struct sal_engine *e, const struct sal_adapter *a, int l, int p, struct sal_tensor y, struct sal_tensor x,
-    struct sal_bufs *b, bool accumulate)
+project(struct sal_engine *e, const struct sal_adapter *a, int l, int p, int n, const struct sal_tensor *y, struct sal_tensor x,
+    struct sal_bufs *b)
+{
+	const struct sal_layer *layer = &e->model->layer[l];
+	struct sal_linear map[SAL_LINEARS], low[SAL_LINEARS];
+	int k = 0;
+
+	for (int i = 0; i < n; i++) {
+		const struct sal_lora *t = lora_of(a, l, p + i);
+		map[i] = (struct sal_linear){ .y = y[i], .bias = layer->bias[p + i], .u = t ? mat(e, b->u[p + i], t->r) : SAL_NONE,
+			.w = layer->w[p + i], .b = t ? &t->b : NULL };
+		if (t)
+			low[k++] = (struct sal_linear){ .y = map[i].u, .bias = SAL_NONE, .u = SAL_NONE, .w = t->a };
+	}
+	if (k)
+		sal_linears_forward(e->model->dev, low, k, x);
+	sal_linears_forward(e->model->dev, map, n, x);
+}
+
+/* y += W x of projection p, the same way */
+static void
+project_more(struct sal_engine *e, const struct sal_adapter *a, int l, int p, struct sal_tensor y, struct sal_tensor x, struct sal_bufs *b)
 {
 	const struct sal_layer *layer = &e->model->layer[l];
 	const struct sal_lora *t = lora_of(a, l, p);
-	struct sal_tensor u = SAL_NONE;
+	struct sal_tensor u = t ? mat(e, b->u[p], t->r) : SAL_NONE;
 
-	if (t) {
-		u = mat(e, b->u[p], t->r);
+	if (t)
 		sal_linear_forward(e->model->dev, u, x, t->a, SAL_NONE, SAL_NONE, NULL, false);
-	}
-	sal_linear_forward(e->model->dev, y, x, layer->w[p], layer->bias[p], u, t ? &t->b : NULL, accumulate);
+	sal_linear_forward(e->model->dev, y, x, layer->w[p], layer->bias[p], u, t ? &t->b : NULL, true);
 }
 
 /* x: the layer's input, and the output when the layer keeps nothing; out: where the result goes otherwise. */
@@ -298,9 +318,8 @@ layer_forward(struct sal_engine *e, const struct sal_adapter *a, int l, struct s
 	struct sal_tensor pos = rows(e, e->pos_d), x2 = keep ? rows(e, b->x2) : x;
 
 	sal_rmsnorm_forward(dev, n1, rows(e, b->rrms1), x, w->attn_norm, c->rms_norm_eps);
-	project(e, a, l, SAL_Q, c->qk_norm && keep ? rows(e, b->q0) : q, n1, b, false);
-	project(e, a, l, SAL_K, c->qk_norm && keep ? rows(e, b->k0) : k, n1, b, false);
-	project(e, a, l, SAL_V, v, n1, b, false);
+	struct sal_tensor qkv[] = { c->qk_norm && keep ? rows(e, b->q0) : q, c->qk_norm && keep ? rows(e, b->k0) : k, v };
+	project(e, a, l, SAL_Q, 3, qkv, n1, b);
 	if (c->qk_norm) {
 		sal_rmsnorm_forward(dev, split(e, q, c->num_heads), sal_tensor_rows(b->rq, 0, (int64_t)e->n_rows * c->num_heads),
 		    split(e, keep ? b->q0 : q, c->num_heads), w->q_norm, c->rms_norm_eps);
@@ -313,14 +332,14 @@ layer_forward(struct sal_engine *e, const struct sal_adapter *a, int l, struct s
 	sal_attention_forward(dev, att, rows(e, b->lse), q, kv, seqs(e), c->window);
 	if (keep)
 		sal_copy(dev, x2, x);
-	project(e, a, l, SAL_O, x2, att, b, true);
+	project_more(e, a, l, SAL_O, x2, att, b);
 	sal_rmsnorm_forward(dev, n2, rows(e, b->rrms2), x2, w->ffn_norm, c->rms_norm_eps);
-	project(e, a, l, SAL_GATE, gate, n2, b, false);
-	project(e, a, l, SAL_UP, up, n2, b, false);
+	struct sal_tensor gated[] = { gate, up };
+	project(e, a, l, SAL_GATE, 2, gated, n2, b);
 	sal_swiglu_forward(dev, act, gate, up);
 	if (keep)
 		sal_copy(dev, out, x2);
-	project(e, a, l, SAL_DOWN, keep ? out : x, act, b, true);
+	project_more(e, a, l, SAL_DOWN, keep ? out : x, act, b);
 }
 
 static struct sal_bufs *

@@ -618,6 +618,37 @@ test_linear_rows(enum sal_dtype t)
 	}
 }
 
+/* Three maps of one input in one call, the second with an adapter, the third with a bias. */
+static void
+test_linears(enum sal_dtype t)
+{
+	static const int shapes[][2] = { { 1, 64 }, { 2, 33 }, { 6, 576 }, { 32, 576 }, { 131, 48 }, { 250, 576 } };
+	static const int out[3] = { 129, 40, 17 };
+
+	for (int s = 0; s < COUNT(shapes); s++) {
+		int N = shapes[s][0], K = shapes[s][1], R = 5;
+		struct sal_linear map[3];
+
+		begin("linears %s, N %d K %d", name_of(t), N, K);
+		struct sal_tensor X = IN2(t, vals(t, N * K, 1), N, K), alone[3];
+		struct sal_weight b = weight(t, vals(t, out[1] * R, 1), out[1], R, false);
+		for (int i = 0; i < 3; i++) {
+			map[i] = (struct sal_linear){ .w = weight(t, vals(t, out[i] * K, 1), out[i], K, false),
+				.bias = i == 2 ? IN1(SAL_F32, vals(SAL_F32, out[i], 1), out[i]) : SAL_NONE,
+				.u = i == 1 ? IN2(t, vals(t, N * R, 1), N, R) : SAL_NONE, .b = i == 1 ? &b : NULL };
+		}
+		for (int i = 0; i < 3; i++) {
+			map[i].y = out2(i == 2 ? SAL_F32 : t, NULL, N, out[i]);
+			alone[i] = out2(map[i].y.dtype, NULL, N, out[i]);
+		}
+		OP(sal_linears_forward(dev, map, 3, X); for (int i = 0; i < 3; i++)
+		        sal_linear_forward(dev, alone[i], X, map[i].w, map[i].bias, map[i].u, map[i].b, false));
+		for (int i = 0; i < 3; i++)
+			same_bits("y", map[i].y, alone[i]);
+		done();
+	}
+}
+
 /* Packed in parts, each with its factor; read back by embedding and multiplied both ways. */
 static void
 test_pack(enum sal_dtype t)
@@ -1727,6 +1758,7 @@ main(int argc, char **argv)
 			TEST(test_blocks(t, SAL_F32));
 			TEST(test_linear_grad(t, t));
 			TEST(test_linear_rows(t));
+			TEST(test_linears(t));
 			TEST(test_rmsnorm(SAL_F32, t));
 			TEST(test_rope(t));
 			TEST(test_attention(t));

@@ -46,8 +46,12 @@ void sal_engine_free(struct sal_engine *e);
 void sal_batch_clear(struct sal_engine *e);
 /* Does a sequence of n rows fit beside what is there? (pages of its own; not for SAL_DECODE) */
 bool sal_batch_fits(const struct sal_engine *e, int n_rows, int n_seqs);
-/* A whole sequence on pages of the engine's choosing; record: its index in the update (training). */
-void sal_batch_add(struct sal_engine *e, const int32_t *ids, int n, int record);
+/*
+ * A sequence on pages of the engine's choosing; record: its index in the update (training).  Its first `shared` pages are
+ * those of the sequence added before it, which begins with the same tokens: only the rows after them are computed (0: all,
+ * as a backward pass needs).
+ */
+void sal_batch_add(struct sal_engine *e, const int32_t *ids, int n, int record, int shared);
 /* n tokens from position first, on the caller's pages (page[i]: positions SAL_KV_PAGE*i ..). */
 void sal_batch_add_at(struct sal_engine *e, const int32_t *ids, int n, int first, const int32_t *page, int n_page);
 

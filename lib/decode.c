@@ -21,6 +21,13 @@ struct slot {
 	int seq;             /* its sequence in the batch at hand */
 };
 
+struct kept { /* the prompt that left a slot last, for those that begin like it */
+	const struct sal_adapter *a;
+	int32_t *ids, *page;
+	int n, n_page;
+};
+#define WORTH 16 /* tokens in common for which a prompt waits until another is computed */
+
 struct sal_decoder {
 	struct sal_model *m;
 	const struct sal_tokenizer *tk;
@@ -32,6 +39,7 @@ struct sal_decoder {
 	int32_t *free_page; /* stack */
 	int n_free;
 	int *refs;          /* users of a page */
+	struct kept kept;
 	float *lp;
 	int32_t *tok;
 };
@@ -87,6 +95,10 @@ sal_decoder_new(struct sal_model *m, const struct sal_tokenizer *tk, int slots, 
 	for (int i = 0; i < slots; i++)
 		if ((d->slot[i].page = malloc((size_t)each * sizeof(int32_t))) == NULL)
 			goto oom;
+	d->kept.ids = malloc((size_t)longest * sizeof(int32_t));
+	d->kept.page = malloc((size_t)each * sizeof(int32_t));
+	if (!d->kept.ids || !d->kept.page)
+		goto oom;
 	for (int i = n_pages - 1; i >= 0; i--)
 		d->free_page[d->n_free++] = i;
 	d->arena = sal_arena_new(m->dev, logits_room(m, slots));
@@ -116,6 +128,8 @@ sal_decoder_free(struct sal_decoder *d)
 	for (int i = 0; d->slot && i < d->slots; i++)
 		free(d->slot[i].page);
 	free(d->slot);
+	free(d->kept.ids);
+	free(d->kept.page);
 	free(d->free_page);
 	free(d->refs);
 	free(d->lp);
@@ -144,11 +158,34 @@ page_take(struct sal_decoder *d)
 }
 
 static void
-slot_release(struct sal_decoder *d, struct slot *s)
+drop_pages(struct sal_decoder *d, const int32_t *page, int n)
 {
-	for (int i = 0; i < s->n_page; i++)
-		if (--d->refs[s->page[i]] == 0)
-			d->free_page[d->n_free++] = s->page[i];
+	for (int i = 0; i < n; i++)
+		if (--d->refs[page[i]] == 0)
+			d->free_page[d->n_free++] = page[i];
+}
+
+static void
+share_pages(struct sal_decoder *d, int32_t *to, const int32_t *page, int n)
+{
+	for (int i = 0; i < n; i++)
+		d->refs[to[i] = page[i]]++;
+}
+
+/* Free a slot; its prompt is kept in the place of the one before it. */
+static void
+slot_release(struct sal_decoder *d, struct slot *s, const struct sal_adapter *a)
+{
+	if (s->job) {
+		struct kept *k = &d->kept;
+		drop_pages(d, k->page, k->n_page);
+		k->a = a;
+		k->n = s->job->n;
+		k->n_page = pages_for(k->n);
+		memcpy(k->ids, s->job->ids, (size_t)k->n * sizeof *k->ids);
+		share_pages(d, k->page, s->page, k->n_page);
+	}
+	drop_pages(d, s->page, s->n_page);
 	s->n_page = 0;
 	s->job = NULL;
 }
@@ -210,7 +247,7 @@ find_stop(struct sal_decoder *d, const struct sal_sampling *s, struct sal_answer
 
 /* Take the token drawn for a slot; ends the slot when the answer has ended. */
 static int
-take_token(struct sal_decoder *d, const struct sal_sampling *s, struct slot *t, int32_t id, float lp)
+take_token(struct sal_decoder *d, const struct sal_adapter *ad, const struct sal_sampling *s, struct slot *t, int32_t id, float lp)
 {
 	struct sal_answer *a = &t->job->answer[t->sample];
 	bool eos = false;
@@ -231,7 +268,7 @@ take_token(struct sal_decoder *d, const struct sal_sampling *s, struct slot *t, 
 	}
 	if (at < 0 && find_stop(d, s, a, a->tokens.n - eos, &at) != 0)
 		return -1;
-	slot_release(d, t);
+	slot_release(d, t, ad);
 	return 0;
 }
 
@@ -250,15 +287,52 @@ free_slots(const struct sal_decoder *d)
 	return k;
 }
 
+static int
+in_common(const int32_t *a, int na, const int32_t *b, int nb)
+{
+	int n = na < nb ? na : nb, k = 0;
+
+	while (k < n && a[k] == b[k])
+		k++;
+	return k;
+}
+
+/*
+ * Tokens at the beginning of a job's prompt, but never all, whose keys stand in *page already; *soon: the same of the prompts
+ * that are in the batch at hand.
+ */
+static int
+beginning(const struct sal_decoder *d, const struct sal_adapter *a, const struct sal_job *j, const int32_t **page, int *soon)
+{
+	const struct kept *k = &d->kept;
+	int best = k->a == a ? in_common(k->ids, k->n, j->ids, j->n - 1) : 0;
+
+	*page = k->page;
+	*soon = 0;
+	for (int i = 0; i < d->slots; i++) {
+		const struct slot *t = &d->slot[i];
+		int n = t->job ? in_common(t->job->ids, t->job->n, j->ids, j->n - 1) : 0;
+		if (n > *soon && t->next == -1)
+			*soon = n;
+		if (n > best && t->next != -1) {
+			best = n;
+			*page = t->page;
+		}
+	}
+	return best;
+}
+
 /* Put samples of the next jobs into free slots; their prompts join the batch, once a job. */
 static void
-admit(struct sal_decoder *d, const struct sal_sampling *s, struct queue *q)
+admit(struct sal_decoder *d, const struct sal_adapter *a, const struct sal_sampling *s, struct queue *q)
 {
 	while (q->at < q->n && free_slots(d) > 0) {
 		struct sal_job *j = &q->job[q->at];
-		int worst = pages_for(j->n + s->max_tokens < d->longest ? j->n + s->max_tokens : d->longest);
+		int worst = pages_for(j->n + s->max_tokens < d->longest ? j->n + s->max_tokens : d->longest), soon;
+		const int32_t *page;
+		int have = beginning(d, a, j, &page, &soon);
 		struct slot *first = NULL;
-		if (d->e->n_rows + j->n > d->e->max_rows - d->slots || d->n_free < worst)
+		if (soon >= have + WORTH || d->e->n_rows + j->n > d->e->max_rows - d->slots || d->n_free < worst)
 			return;
 		for (int i = 0; i < d->slots && q->sample < j->n_samples; i++) {
 			struct slot *t = &d->slot[i];
@@ -271,19 +345,18 @@ admit(struct sal_decoder *d, const struct sal_sampling *s, struct queue *q)
 			t->n = j->n;
 			t->random = sal_random_open(s->seed, "generate", j->id, (uint64_t)(j->first_sample + t->sample));
 			if (first == NULL) {
+				share_pages(d, t->page, page, t->n_page = pages_for(have));
+				own_page(d, t, have);
 				while (t->n_page < pages_for(j->n))
 					t->page[t->n_page++] = page_take(d);
 				first = t;
 			} else {
-				memcpy(t->page, first->page, (size_t)first->n_page * sizeof *t->page);
-				t->n_page = first->n_page;
-				for (int k = 0; k < t->n_page; k++)
-					d->refs[t->page[k]]++;
+				share_pages(d, t->page, first->page, t->n_page = first->n_page);
 			}
 			t->next = -1; /* fresh from its prompt */
 			t->seq = d->e->n_seqs;
 		}
-		sal_batch_add_at(d->e, j->ids, j->n, 0, first->page, first->n_page);
+		sal_batch_add_at(d->e, j->ids + have, j->n - have, have, first->page, first->n_page);
 		if (q->sample == j->n_samples) {
 			q->at++;
 			q->sample = 0;
@@ -307,7 +380,7 @@ step(struct sal_decoder *d, const struct sal_adapter *a, const struct sal_sampli
 		t->seq = e->n_seqs;
 		sal_batch_add_at(e, &t->next, 1, t->n++, t->page, t->n_page);
 	}
-	admit(d, s, q);
+	admit(d, a, s, q);
 	int32_t *idx = malloc((size_t)d->slots * sizeof *idx);
 	float *u = malloc((size_t)d->slots * sizeof *u);
 	struct slot **row = malloc((size_t)d->slots * sizeof *row);
@@ -334,7 +407,7 @@ step(struct sal_decoder *d, const struct sal_adapter *a, const struct sal_sampli
 			rc = sal_err("%s", sal_dev_error(dev));
 	}
 	for (int i = 0; rc == 0 && i < n; i++)
-		rc = take_token(d, s, row[i], d->tok[i], d->lp[i]);
+		rc = take_token(d, a, s, row[i], d->tok[i], d->lp[i]);
 	if (rc == 0 && s->sampled)
 		s->sampled(s->ctx, n);
 	free(idx);
@@ -343,15 +416,27 @@ step(struct sal_decoder *d, const struct sal_adapter *a, const struct sal_sampli
 	return rc;
 }
 
+static int
+by_prompt(const void *a, const void *b)
+{
+	const struct sal_job *x = a, *y = b;
+	int k = in_common(x->ids, x->n, y->ids, y->n);
+
+	if (k < x->n && k < y->n)
+		return x->ids[k] < y->ids[k] ? -1 : 1;
+	return x->n != y->n ? (x->n > y->n) - (x->n < y->n) : (x->answer > y->answer) - (x->answer < y->answer);
+}
+
 int
 sal_decode(struct sal_decoder *d, const struct sal_adapter *a, const struct sal_sampling *s, struct sal_job *job, int n)
 {
 	struct queue q = { .job = job, .n = n };
 	int rc = 0;
 
+	qsort(job, (size_t)n, sizeof *job, by_prompt);
 	while (rc == 0 && (q.at < q.n || free_slots(d) < d->slots))
 		rc = step(d, a, s, &q);
 	for (int i = 0; i < d->slots; i++)
-		slot_release(d, &d->slot[i]);
+		slot_release(d, &d->slot[i], a);
 	return rc;
 }

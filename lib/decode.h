@@ -2,7 +2,8 @@
 /*
  * decode.h - sampling: sequences enter a running batch when there is room and leave it when they end.
  *
- * The prompt of a job is computed once for all its samples; their full pages are shared, the last one is copied.
+ * What prompts have in common at their beginning is computed once, and a job's whole prompt once for all its samples: pages
+ * are shared, the one where they part is copied.
  * What a sample is does not depend on what else runs: kernels are batch-invariant and draws are named by (seed, id, sample).
  */
 #ifndef SAL_DECODE_H
@@ -43,7 +44,7 @@ struct sal_decoder *sal_decoder_new(struct sal_model *m, const struct sal_tokeni
 /* Bytes that it would reserve on the device; *kv: those of keys and values.  m may be a sketch. */
 size_t sal_decoder_bytes(const struct sal_model *m, int slots, int longest, int rank, size_t *kv);
 void sal_decoder_free(struct sal_decoder *d);
-/* Answer every job. -1: errmsg. */
+/* Answer every job; job is put into the order of the prompts' tokens.  -1: errmsg. */
 int sal_decode(struct sal_decoder *d, const struct sal_adapter *a, const struct sal_sampling *s, struct sal_job *job, int n) SAL_USE_RESULT;
 void sal_answer_clear(struct sal_answer *a);
 #endif

@@ -98,10 +98,10 @@ pick_rows(struct sal_engine *e, struct picked *p, const struct sal_seq *s, int n
 	for (int i = 0; i < n; i++) {
 		for (int t = 0; t < n_out(&s[i], what); t++, k++) {
 			bool last = what == SAL_EVAL_REWARD || what == SAL_EVAL_CHOICE;
-			idx[k] = row + (last ? s[i].n - 1 : s[i].from - 1 + t);
+			idx[k] = row - s[i].first + (last ? s[i].n - 1 : s[i].from - 1 + t);
 			target[k] = what == SAL_EVAL_LOGPROB ? s[i].ids[s[i].from + t] : what == SAL_EVAL_CHOICE ? s[i].choice[t] : 0;
 		}
-		row += sal_seq_rows(&s[i], what);
+		row += sal_seq_rows(&s[i], what) - s[i].first;
 	}
 	p->arena = sal_arena_new(m->dev, picked_room(m, p->n, e->n_rows, back));
 	p->idx = sal_tensor_new(p->arena, SAL_I32, 1, p->n, 0, 0, 0);
@@ -143,11 +143,15 @@ check_finite(const struct sal_seq *s, int n, enum sal_eval_what what)
 {
 	const char *name = what == SAL_EVAL_VALUE ? "value" : what == SAL_EVAL_REWARD ? "reward" : "log-probability";
 
+	const struct sal_seq *worst = NULL;
+
 	for (int i = 0; i < n; i++)
 		for (int t = 0; t < n_out(&s[i], what); t++)
-			if (!isfinite(s[i].out[t]))
-				return s[i].line ? sal_err("stdin:%ld: a %s is not finite", s[i].line, name) : sal_err("a %s is not finite", name);
-	return 0;
+			if (!isfinite(s[i].out[t]) && (worst == NULL || s[i].line < worst->line))
+				worst = &s[i];
+	if (worst == NULL)
+		return 0;
+	return worst->line ? sal_err("stdin:%ld: a %s is not finite", worst->line, name) : sal_err("a %s is not finite", name);
 }
 
 static int
@@ -195,7 +199,55 @@ fill(struct sal_engine *e, const struct sal_seq *s, int n, enum sal_eval_what wh
 		if (i > 0 && !sal_batch_fits(e, r, k))
 			break;
 		for (; k > 0; k--, i++)
-			sal_batch_add(e, s[i].ids, sal_seq_rows(&s[i], what), s[i].record);
+			sal_batch_add(e, s[i].ids, sal_seq_rows(&s[i], what), s[i].record, 0);
+	}
+	return i;
+}
+
+static int
+by_ids(const void *a, const void *b)
+{
+	const struct sal_seq *x = a, *y = b;
+	int n = x->n < y->n ? x->n : y->n;
+
+	for (int i = 0; i < n; i++)
+		if (x->ids[i] != y->ids[i])
+			return x->ids[i] < y->ids[i] ? -1 : 1;
+	return (x->n > y->n) - (x->n < y->n);
+}
+
+/* Whole pages at the beginning of s that the sequence before it has too; rows that are read out stay its own. */
+static int
+common_pages(const struct sal_seq *before, const struct sal_seq *s, enum sal_eval_what what)
+{
+	int most = what == SAL_EVAL_REWARD || what == SAL_EVAL_CHOICE ? s->n - 1 : s->from - 1, rows = sal_seq_rows(before, what), k = 0;
+
+	most = most < rows ? most : rows;
+	while (k < most && s->ids[k] == before->ids[k])
+		k++;
+	return k / SAL_KV_PAGE;
+}
+
+/*
+ * How many sequences from s on, in the order of by_ids(), fit the engine together.  What follows a cut shares nothing with
+ * what is before it, so the cut is made in the second half where least is shared.
+ */
+static int
+fill_shared(struct sal_engine *e, struct sal_seq *s, int n, enum sal_eval_what what)
+{
+	int i = 0, cut;
+
+	sal_batch_clear(e);
+	for (; i < n; i++) {
+		int rows = sal_seq_rows(&s[i], what), shared = i ? common_pages(&s[i - 1], &s[i], what) : 0;
+		s[i].first = shared * SAL_KV_PAGE;
+		if (i > 0 && !sal_batch_fits(e, rows - s[i].first, 1)) {
+			cut = i;
+			for (int k = i; k > i / 2; k--)
+				cut = s[k].first < s[cut].first ? k : cut;
+			return cut < i ? fill_shared(e, s, cut, what) : i;
+		}
+		sal_batch_add(e, s[i].ids, rows, s[i].record, shared);
 	}
 	return i;
 }
@@ -203,15 +255,21 @@ fill(struct sal_engine *e, const struct sal_seq *s, int n, enum sal_eval_what wh
 int
 sal_eval(struct sal_engine *e, const struct sal_adapter *a, struct sal_seq *s, int n, enum sal_eval_what what, float inv_temperature)
 {
-	for (int i = 0, k; i < n; i += k) {
-		struct picked p = { 0 };
-		k = fill(e, s + i, n - i, what, false);
-		int rc = run(e, a, s + i, k, what, inv_temperature, &p, false);
-		sal_arena_free(p.arena);
-		if (rc != 0)
-			return -1;
+	struct sal_seq *q = malloc(((size_t)n + 1) * sizeof *q);
+	int rc = q ? 0 : sal_err("out of memory");
+
+	if (rc == 0) {
+		memcpy(q, s, (size_t)n * sizeof *q);
+		qsort(q, (size_t)n, sizeof *q, by_ids);
 	}
-	return 0;
+	for (int i = 0, k; rc == 0 && i < n; i += k) {
+		struct picked p = { 0 };
+		k = fill_shared(e, q + i, n - i, what);
+		rc = run(e, a, q + i, k, what, inv_temperature, &p, false);
+		sal_arena_free(p.arena);
+	}
+	free(q);
+	return rc;
 }
 
 /* Gradient of the head, record by record. */

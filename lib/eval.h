@@ -2,7 +2,8 @@
 /*
  * eval.h - sequences through a model: log-probabilities, values and rewards, and the gradients of losses over them.
  *
- * Sequences are packed into micro-batches that fit the engine; how they are packed changes no bit of any result.
+ * Sequences are packed into micro-batches that fit the engine; how they are packed changes no bit of any result.  Where
+ * only a forward pass is wanted, what sequences have in common at their beginning is computed once.
  */
 #ifndef SAL_EVAL_H
 #define SAL_EVAL_H
@@ -18,6 +19,7 @@ enum sal_eval_what {
 struct sal_seq {
 	const int32_t *ids;
 	int n, from;     /* from >= 1 but for rewards, where it is not used */
+	int first;       /* rows before it are those of another sequence of the batch: set by sal_eval */
 	int record;      /* index in the update; sequences of one record are adjacent */
 	long line;       /* of the input: an error names it; 0: none */
 	int32_t choice[2];
@@ -26,7 +28,7 @@ struct sal_seq {
 	float *grad;     /* caller's, as out: dL/dout, set by the loss */
 };
 
-/* Rows that a sequence takes in a batch. */
+/* Rows that a sequence takes in a batch, with those that it shares. */
 int sal_seq_rows(const struct sal_seq *s, enum sal_eval_what what);
 /* An engine for sequences of at most longest rows, for about budget rows at a time. train: with backward. */
 struct sal_engine *sal_eval_engine(struct sal_model *m, bool train, int longest, int budget, int rank);

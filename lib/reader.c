@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ROWS 2048 /* of a forward pass, about */
+#define ROWS 4096 /* of a forward pass, about */
 
 int
 sal_reader_open(struct sal_reader *r, const struct sal_common *c, bool chat, const char *format)

@@ -52,6 +52,26 @@ filter() { # COMMAND...: one output
 @test "sal-synthpref, contrast: any batch, threads and split" {
 	filter sal-synthpref -m "$M" -p ./p.json --min-chars 0 --judge contrast
 }
+@test "prompts that begin alike, together and each alone: sal-generate, sal-score, sal-synthpref" {
+	cd "$BATS_FILE_TMPDIR"
+	long=$(printf 'the same long beginning of every prompt %.0s' 1 2)
+	for i in 1 2 3 4 5; do
+		printf '{"id":"c%d","prompt":"%s %*d","sample":0,"response":"an answer","output_1":"yes, it is","output_2":"no %d"}\n' "$i" "$long" "$i" "$i" "$i"
+	done > alike
+	together() { # COMMAND...
+		"$@" -q < alike > "$T/all"
+		while read -r line; do "$@" -q <<< "$line"; done < alike > "$T/alone"
+		cmp "$T/all" "$T/alone"
+	}
+	together sal-generate -m "$M" --max-tokens 8 -n 2 --tokens
+	together sal-generate -m "$M" --max-tokens 8 -n 2 --tokens -b 2
+	jq -c 'del(.output_1, .output_2)' alike > answers
+	sal-score -q -m "$M" -a policy --logprobs < answers > "$T/all"
+	while read -r line; do sal-score -q -m "$M" -a policy --logprobs <<< "$line"; done < answers > "$T/alone"
+	cmp "$T/all" "$T/alone"
+	together sal-synthpref -m "$M" -p ./p.json --min-chars 0 --template t.txt
+	together sal-synthpref -m "$M" -p ./p.json --min-chars 0 --judge contrast
+}
 @test "sal-tokenize: any threads and split, refused records too" {
 	cd "$BATS_FILE_TMPDIR"
 	jq -c '.text = .response' in > text

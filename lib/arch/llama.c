@@ -215,14 +215,14 @@ sal_batch_add_at(struct sal_engine *e, const int32_t *ids, int n, int first, con
 }
 
 void
-sal_batch_add(struct sal_engine *e, const int32_t *ids, int n, int record)
+sal_batch_add(struct sal_engine *e, const int32_t *ids, int n, int record, int shared)
 {
-	int np = pages_for(n), b = e->n_seqs;
+	int np = pages_for(n), b = e->n_seqs, first = shared * SAL_KV_PAGE;
 	int32_t *page = e->pages + (size_t)b * (size_t)e->seq_pages;
 
 	for (int i = 0; i < np; i++)
-		page[i] = e->next_page++;
-	sal_batch_add_at(e, ids, n, 0, page, 0);
+		page[i] = i < shared ? page[i - e->seq_pages] : e->next_page++;
+	sal_batch_add_at(e, ids + first, n - first, first, page, 0);
 	e->record[b] = record;
 }
 

@@ -50,10 +50,10 @@ sal_eval_shape(const struct sal_model *m, bool train, int longest, int budget, i
 	struct sal_eval_shape s = { .mode = train ? SAL_TRAIN : SAL_SCORE, .rows = longest > budget ? longest : budget };
 	const size_t limit = (size_t)3 << 29;
 
-	s.seqs = s.rows < 512 ? s.rows : 512;
+	s.seqs = s.rows / 16 > 16 ? s.rows / 16 : 16; /* each may leave a page part empty: shorter ones than this need not fill the rows */
 	s.width = (longest + SAL_KV_PAGE - 1) / SAL_KV_PAGE;
 	s.width = s.width > 0 ? s.width : 1;
-	s.pages = (s.rows + SAL_KV_PAGE - 1) / SAL_KV_PAGE + 2 * s.seqs;
+	s.pages = (s.rows + SAL_KV_PAGE - 1) / SAL_KV_PAGE + s.seqs + 8;
 	if (train && sal_engine_bytes(m, s.mode, s.rows, s.seqs, s.pages, s.width, rank) > limit)
 		s.mode = SAL_TRAIN_LEAN;
 	s.picked = picked_room(m, s.rows, s.rows, train);

@@ -629,40 +629,50 @@ FN(sal_cpu_linear_backward)(struct sal_dev *dev, struct sal_tensor dx, struct sa
 }
 
 /*
- * The same product with t in the place of k: dy transposed serves as the rows,
- * x, cut into panels of NR columns, as the packed matrix; both in F32.
+ * The same product with t in the place of k: the narrower operand, transposed, serves as the rows, the wider one, cut into
+ * panels of NR columns, as the packed matrix; both in F32.  Where that gives the transpose of dw it is turned at the end.
  */
 void
 FN(sal_cpu_linear_grad)(struct sal_dev *dev, struct sal_tensor dw, struct sal_tensor dy, struct sal_tensor x,
     float scale, bool accumulate)
 {
-	int64_t len = dy.dim[0], out = dw.dim[0], in = dw.dim[1], panels = ceil_div(in, NR);
-	int64_t ld = ceil_div(len, 16) * 16 + 16, tasks = ceil_div(out, NR) + panels;
-	float *dyt = sal_cpu_scratch(dev, SAL_SLOT_A, (size_t)(out * ld) * 4);
-	float *xp = sal_cpu_scratch(dev, SAL_SLOT_B, (size_t)(panels * len * NR) * 4);
+	int64_t len = dy.dim[0], out = dw.dim[0], in = dw.dim[1];
+	bool turned = out > in;
+	struct sal_tensor rows = turned ? x : dy, wide = turned ? dy : x;
+	int64_t n = turned ? in : out, w = turned ? out : in, panels = ceil_div(w, NR);
+	int64_t ld = ceil_div(len, 16) * 16 + 16, tasks = ceil_div(n, NR) + panels;
+	int threads = len * out * in < SMALL_WORK ? 1 : dev->threads;
+	float *rt = sal_cpu_scratch(dev, SAL_SLOT_A, (size_t)(n * ld + (turned ? n * w : 0)) * 4);
+	float *wp = sal_cpu_scratch(dev, SAL_SLOT_B, (size_t)(panels * len * NR) * 4);
 
-	if (!dyt || !xp)
+	if (!rt || !wp)
 		return;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(len * out * in < SMALL_WORK ? 1 : dev->threads)
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
 	for (int64_t b = 0; b < tasks; b++) {
-		const struct sal_tensor *s = b < panels ? &x : &dy;
-		int64_t cols = b < panels ? in : out, c0 = (b < panels ? b : b - panels) * NR;
-		int64_t n = min64(NR, cols - c0);
+		const struct sal_tensor *s = b < panels ? &wide : &rows;
+		int64_t cols = b < panels ? w : n, c0 = (b < panels ? b : b - panels) * NR, m = min64(NR, cols - c0);
 		float t16[NR] = { 0 };
 
 		for (int64_t t = 0; t < len; t++) {
-			float *d = b < panels ? xp + (b * len + t) * NR : t16;
-			expand(d, (const char *)s->data + (t * cols + c0) * (s->dtype == SAL_BF16 ? 2 : 4), s->dtype, n);
-			for (int64_t j = n; j < NR; j++)
+			float *d = b < panels ? wp + (b * len + t) * NR : t16;
+			expand(d, (const char *)s->data + (t * cols + c0) * (s->dtype == SAL_BF16 ? 2 : 4), s->dtype, m);
+			for (int64_t j = m; j < NR; j++)
 				d[j] = 0;
-			for (int64_t j = 0; j < n && b >= panels; j++)
-				dyt[(c0 + j) * ld + t] = t16[j];
+			for (int64_t j = 0; j < m && b >= panels; j++)
+				rt[(c0 + j) * ld + t] = t16[j];
 		}
 	}
-	struct sal_gemm q = { .dtype = SAL_F32, .ydtype = SAL_F32, .n = out, .out = in, .terms = 1, .y = dw.data,
-		.ldy = in, .scale = scale, .accumulate = accumulate };
-	q.term[0] = (struct sal_term){ .x = dyt, .w = xp, .k = len, .ldx = ld };
+	float *sum = turned ? rt + n * ld : dw.data, *to = dw.data;
+	struct sal_gemm q = { .dtype = SAL_F32, .ydtype = SAL_F32, .n = n, .out = w, .terms = 1, .y = sum,
+		.ldy = w, .scale = scale, .accumulate = accumulate && !turned };
+	q.term[0] = (struct sal_term){ .x = rt, .w = wp, .k = len, .ldx = ld };
 	FN(sal_cpu_gemm)(dev, &q, 1);
+	if (!turned)
+		return;
+#pragma omp parallel for num_threads(threads)
+	for (int64_t i = 0; i < w; i++)
+		for (int64_t j = 0; j < n; j++)
+			to[i * n + j] = accumulate ? sum[j * w + i] + to[i * n + j] : sum[j * w + i];
 }
 
 void

@@ -86,11 +86,16 @@ struct sal_dev {
 	const char *isa; /* "portable", "avx2", "avx512", or a card's name */
 	int threads;
 	unsigned debug;  /* words of SAL_DEBUG */
+	struct sal_trace *trace; /* of each operation called, with SAL_DEBUG=trace; ops.c */
+	int n_trace;
 	char error[256]; /* first failure; "" if none */
 };
 
 /* Keep the first failure. */
 void sal_dev_fail(struct sal_dev *dev, const char *fmt, ...);
+
+/* Print and free what was traced. */
+void sal_trace_close(struct sal_dev *dev);
 
 extern const struct sal_backend sal_cpu_backend;
 #ifdef SAL_CUDA

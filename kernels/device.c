@@ -95,6 +95,7 @@ sal_dev_close(struct sal_dev *dev)
 {
 	if (!dev)
 		return;
+	sal_trace_close(dev);
 	dev->be->close(dev);
 	free(dev);
 }

@@ -25,7 +25,15 @@ struct call {
 	const char *name;
 	const struct sal_tensor *t; /* operands; the first outs are written */
 	int n, outs;
+	double bytes; /* moved, for the trace; 0: those of the operands */
 	double start;
+};
+
+/* What the calls of one operation took. */
+struct sal_trace {
+	const char *name;
+	long calls;
+	double seconds, flops, bytes;
 };
 
 static const char *const dtype_name[] = { "f32", "bf16", "i32" };
@@ -112,21 +120,84 @@ check_finite(const struct call *c, int which)
 	free(copy);
 }
 
+static bool
+tracing(const struct sal_dev *dev)
+{
+	return dev->debug & DEBUG_TRACE && !dev->error[0];
+}
+
+static void
+print_rates(double seconds, double flops, double bytes)
+{
+	if (flops > 0 && seconds > 0)
+		fprintf(stderr, " %.1f GFLOP/s", 1e-9 * flops / seconds);
+	if (bytes > 0 && seconds > 0)
+		fprintf(stderr, " %.1f GB/s", 1e-9 * bytes / seconds);
+	fprintf(stderr, "\n");
+}
+
+static void
+trace(const struct call *c, double flops)
+{
+	struct sal_dev *dev = c->dev;
+	double s = now() - c->start, bytes = c->bytes;
+	struct sal_trace *t = dev->trace;
+
+	for (int i = 0; i < c->n && c->bytes == 0; i++)
+		bytes += (double)sal_tensor_bytes(c->t[i]);
+	fprintf(stderr, "sal: %s", c->name);
+	print_shapes(c);
+	fprintf(stderr, " %.3f ms", 1e3 * s);
+	print_rates(s, flops, bytes);
+	while (t && t < dev->trace + dev->n_trace && strcmp(t->name, c->name))
+		t++;
+	if (!t || t == dev->trace + dev->n_trace) {
+		t = realloc(dev->trace, (size_t)(dev->n_trace + 1) * sizeof *t);
+		if (!t)
+			return;
+		dev->trace = t;
+		t += dev->n_trace++;
+		*t = (struct sal_trace){ .name = c->name };
+	}
+	t->calls++;
+	t->seconds += s;
+	t->flops += flops;
+	t->bytes += bytes;
+}
+
+static int
+longer(const void *a, const void *b)
+{
+	double x = ((const struct sal_trace *)a)->seconds, y = ((const struct sal_trace *)b)->seconds;
+
+	return (x < y) - (x > y);
+}
+
+void
+sal_trace_close(struct sal_dev *dev)
+{
+	double all = 0;
+
+	for (int i = 0; i < dev->n_trace; i++)
+		all += dev->trace[i].seconds;
+	if (dev->n_trace)
+		qsort(dev->trace, (size_t)dev->n_trace, sizeof *dev->trace, longer);
+	for (int i = 0; i < dev->n_trace; i++) {
+		const struct sal_trace *t = &dev->trace[i];
+		fprintf(stderr, "sal: all %s %ld calls %.1f ms %.1f %%", t->name, t->calls, 1e3 * t->seconds, 100 * t->seconds / all);
+		print_rates(t->seconds, t->flops, t->bytes);
+	}
+	free(dev->trace);
+}
+
 static void
 end(struct call *c, double flops)
 {
 	if (!c->dev->debug)
 		return;
 	c->dev->be->sync(c->dev);
-	if (c->dev->debug & DEBUG_TRACE) {
-		double s = now() - c->start;
-		fprintf(stderr, "sal: %s", c->name);
-		print_shapes(c);
-		fprintf(stderr, " %.3f ms", 1e3 * s);
-		if (flops > 0 && s > 0)
-			fprintf(stderr, " %.1f GFLOP/s", 1e-9 * flops / s);
-		fprintf(stderr, "\n");
-	}
+	if (c->dev->debug & DEBUG_TRACE)
+		trace(c, flops);
 	if (c->dev->debug & DEBUG_NAN)
 		for (int i = 0; i < c->outs; i++)
 			check_finite(c, i);
@@ -232,6 +303,7 @@ sal_weight_pack(struct sal_dev *dev, struct sal_weight w, int64_t row0, struct s
 	NEED(w.dtype != SAL_I32 && w.form == SAL_PLAIN && row0 >= 0 && row0 + src.dim[0] <= w.out);
 	if (empty(src))
 		return;
+	c_.bytes = (w.dtype == SAL_BF16 ? 1.5 : 2) * (double)sal_tensor_bytes(src);
 	RUN(0, weight_pack, w, row0, src, scale);
 }
 
@@ -342,6 +414,7 @@ sal_embedding_forward(struct sal_dev *dev, struct sal_tensor y, struct sal_weigh
 	NEED(is2(y, ids.dim[0], w.in) && f32(y));
 	if (empty(y))
 		return;
+	c_.bytes = (w.dtype == SAL_BF16 ? 1.5 : 2) * (double)sal_tensor_bytes(y);
 	RUN(0, embedding_forward, y, w, ids);
 }
 
@@ -389,6 +462,7 @@ sal_rope_forward(struct sal_dev *dev, struct sal_tensor x, struct sal_tensor pos
 	check_rope(&c_, x, pos, cs);
 	if (empty(x))
 		return;
+	c_.bytes = 2 * (double)sal_tensor_bytes(x);
 	RUN(0, rope_forward, x, pos, cs);
 }
 
@@ -399,6 +473,7 @@ sal_rope_backward(struct sal_dev *dev, struct sal_tensor dx, struct sal_tensor p
 	check_rope(&c_, dx, pos, cs);
 	if (empty(dx))
 		return;
+	c_.bytes = 2 * (double)sal_tensor_bytes(dx);
 	RUN(0, rope_backward, dx, pos, cs);
 }
 
@@ -418,6 +493,7 @@ sal_kv_store(struct sal_dev *dev, struct sal_kv kv, struct sal_tensor k, struct 
 	NEED(is1(slot, SAL_I32, k.dim[0]));
 	if (empty(k))
 		return;
+	c_.bytes = 4 * (double)sal_tensor_bytes(k);
 	RUN(0, kv_store, kv, k, v, slot);
 }
 
@@ -429,6 +505,7 @@ sal_kv_copy(struct sal_dev *dev, struct sal_kv kv, int32_t dst, int32_t src)
 	NEED(dst >= 0 && dst < kv.k.dim[0] && src >= 0 && src < kv.k.dim[0]);
 	if (empty(kv.k) || dst == src)
 		return;
+	c_.bytes = 4 * (double)sal_tensor_bytes(sal_tensor_rows(kv.k, dst, 1));
 	RUN(0, kv_copy, kv, dst, src);
 }
 
@@ -447,6 +524,34 @@ check_attention(struct call *c, struct sal_tensor q, struct sal_tensor lse, stru
 		bad(c, "off is I32 [B+1], first I32 [B], pages I32 [B, M]");
 }
 
+/*
+ * For the trace: how many pairs of a query and a key the rows see; the bytes of the call are those of its other operands
+ * and of the keys and values in sight.
+ */
+static double
+attention_pairs(struct call *c, struct sal_kv kv, struct sal_seqs s, int window)
+{
+	size_t n = (size_t)s.first.dim[0];
+	int32_t *off = tracing(c->dev) ? malloc((2 * n + 1) * sizeof *off) : NULL, *first;
+	double pairs = 0, keys = 0;
+
+	if (!off)
+		return 0;
+	first = off + n + 1;
+	sal_download(c->dev, off, s.off);
+	sal_download(c->dev, first, s.first);
+	for (size_t b = 0; b < n; b++) {
+		for (int32_t p = first[b]; p < first[b] + off[b + 1] - off[b]; p++)
+			pairs += window > 0 && p >= window ? window : p + 1;
+		keys += first[b] + off[b + 1] - off[b];
+	}
+	free(off);
+	for (int i = 0; i < c->n; i++)
+		c->bytes += c->t[i].data == kv.k.data || c->t[i].data == kv.v.data ? 0 : (double)sal_tensor_bytes(c->t[i]);
+	c->bytes += 2 * keys * (double)sal_tensor_bytes(sal_tensor_rows(kv.k, 0, 1)) / SAL_KV_PAGE;
+	return pairs;
+}
+
 void
 sal_attention_forward(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor lse, struct sal_tensor q,
     struct sal_kv kv, struct sal_seqs seqs, int window)
@@ -456,7 +561,8 @@ sal_attention_forward(struct sal_dev *dev, struct sal_tensor y, struct sal_tenso
 	NEED(same_all(y, q));
 	if (empty(y))
 		return;
-	RUN(0, attention_forward, y, lse, q, kv, seqs, window);
+	double pairs = attention_pairs(&c_, kv, seqs, window);
+	RUN(4 * pairs * (double)q.dim[1], attention_forward, y, lse, q, kv, seqs, window);
 }
 
 void
@@ -470,7 +576,8 @@ sal_attention_backward(struct sal_dev *dev, struct sal_tensor dq, struct sal_ten
 	NEED(is2(dk, q.dim[0], kv.k.dim[1] * kv.k.dim[3]) && dk.dtype == q.dtype && same_all(dk, dv));
 	if (empty(dq))
 		return;
-	RUN(0, attention_backward, dq, dk, dv, dy, y, q, lse, kv, seqs, window);
+	double pairs = attention_pairs(&c_, kv, seqs, window);
+	RUN(10 * pairs * (double)q.dim[1], attention_backward, dq, dk, dv, dy, y, q, lse, kv, seqs, window);
 }
 
 void
@@ -574,6 +681,7 @@ sal_gather(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x, struct
 	NEED(is1(idx, SAL_I32, y.dim[0]));
 	if (empty(y))
 		return;
+	c_.bytes = 2 * (double)sal_tensor_bytes(y);
 	RUN(0, gather, y, x, idx);
 }
 

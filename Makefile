@@ -108,13 +108,11 @@ cuda: $(if $(NVCC),$(ONCARD))      ## kernels/cuda for the cards of CUARCH [80 9
 	@$(if $(NVCC),! grep -h 'spilled' $(BUILD)/kernels/cuda/*.ptxas && echo "kernels/cuda: compiled for $(CUARCH:%=sm_%) without a spill",echo "make cuda: there is no nvcc"; exit 1)
 cuda-report: cuda                  ## what each kernel takes of a card: registers, shared memory, spills, occupancy
 	@tests/cuda_host/report $(patsubst %.o,%.ptxas,$(filter-out %/table.o,$(ONCARD)))
-HOSTRUN = @echo "$(1)"; $(1) $(BUILD)/cuda_host/$(or $(2),check_kernels) cuda || exit 1
 check-cuda-host: $(BUILD)/cuda_host/check_kernels $(BUILD)/cuda_host/check_races   ## every operation of kernels/cuda, compiled for this processor, in several orders of warps
-	$(call HOSTRUN,CUDA_HOST_ORDER=forward)
-	$(call HOSTRUN,CUDA_HOST_ORDER=reverse)
-	$(call HOSTRUN,CUDA_HOST_ORDER=7)
-	$(call HOSTRUN,CUDA_HOST_LAZY=1)
-	$(call HOSTRUN,,check_races)
+	@for o in ORDER=forward ORDER=reverse ORDER=7 LAZY=1; do echo CUDA_HOST_$$o; env CUDA_HOST_$$o $< cuda || exit 1; done
+	@echo check_races; $(BUILD)/cuda_host/check_races cuda
+bench: all $(BUILD)/tests/check_kernels   ## the same work by our tools and by each peer; ROW=NAME, PEERS=install, PEERS_DIR=, DEVICE=cuda
+	@tests/bench/run --build $(BUILD) --model $(MODEL) $(ROW:%=--row %) $(if $(filter install,$(PEERS)),--install) $(PEERS_DIR:%=--peers %) $(DEVICE:%=--device %) $(BENCH)
 lint:                              ## layers, headers and warnings as errors
 	@tests/lint
 
@@ -146,6 +144,6 @@ install: all                       ## tools, pages, prompts and pipelines into P
 clean:                             ## remove build/ and its variants
 	rm -rf build build-*
 
-.PHONY: all help check check-unit check-kernels cuda cuda-report check-cuda-host lint deps demo learn steer install clean
+.PHONY: all help check check-unit check-kernels cuda cuda-report check-cuda-host bench lint deps demo learn steer install clean
 .SECONDARY:
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -125,8 +125,9 @@ class Worker:
 class Side:
     """One competitor.  once() -> {"value", and any of seconds, tokens, rss, flops, note}."""
 
-    def __init__(self, name, once, unit="tokens/s", peer=False, group=None):
+    def __init__(self, name, once, unit="tokens/s", peer=False, group=None, within=None):
         self.name, self.once, self.unit, self.peer = name, once, unit, peer
+        self.within = within  # the side whose run was this one's, too
         self.group = group  # of those of one group the best of the first round goes on
         self.runs, self.others, self.failed = [], [], None
 
@@ -141,7 +142,7 @@ class Side:
         except Failed as e:
             self.failed = str(e)
             return
-        self.others.append(round(max(0, machine() - busy - (ours() - mine)), 2))
+        self.others.append(self.within.others[-1] if self.within else round(max(0, machine() - busy - (ours() - mine)), 2))
 
     def figure(self):
         if self.failed or not self.runs:
@@ -149,9 +150,9 @@ class Side:
         last = self.runs[-1]
         f = {"side": self.name, "peer": self.peer, "value": round(statistics.median(r["value"] for r in self.runs), 4), "unit": self.unit,
              "runs": [round(r["value"], 4) for r in self.runs], "others_cpu_s": self.others}
-        wall = [r["seconds"] for r in self.runs if "seconds" in r]
-        if wall:
-            f["seconds"] = [round(s, 3) for s in wall]
+        if "seconds" in last:
+            f["seconds"] = [round(r["seconds"], 6) for r in self.runs]
+            wall = [r["seconds"] for r in (self.within or self).runs]
             f["busy"] = any(o > 0.08 * s + 0.1 for o, s in zip(self.others, wall))
         if any("rss" in r for r in self.runs):
             f["peak_rss_mib"] = round(max(r.get("rss", 0) for r in self.runs))

@@ -1644,9 +1644,9 @@ bench_linear(enum sal_dtype t)
 			double *x = vals(t, N * K, 1), *w = vals(t, (int64_t)O * K, 1), *y = zeros(O), *mag = zeros(O);
 			struct sal_tensor src = IN2(SAL_F32, w, O, K), X = IN2(t, x, N, K), Y = out2(SAL_F32, NULL, N, O);
 			struct sal_tensor DY = back ? IN2(t, vals(t, N * O, 1), N, O) : SAL_NONE, DX = out2(t, NULL, N, K);
-			size_t room = sal_weight_room(t, O, K, back);
+			size_t room = sal_weight_room(sal_dev_layout(dev), t, SAL_PLAIN, O, K, back);
 			do {
-				W[copies] = sal_weight_new(arena, t, O, K, back);
+				W[copies] = sal_weight_new(arena, t, SAL_PLAIN, O, K, back);
 				sal_weight_pack(dev, W[copies++], 0, src, 1);
 			} while (copies < COUNT(W) && (size_t)(copies + 1) * room < COLD);
 			TIME(s, sal_linear_forward(dev, Y, X, W[(r_ + 1) % copies], SAL_NONE, SAL_NONE, NULL, false));

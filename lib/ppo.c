@@ -18,6 +18,19 @@ sal_ppo_defaults(void)
 	};
 }
 
+int
+sal_ppo_values(const struct sal_answer *a)
+{
+	return a->slots < a->n + 2 ? a->slots : a->n + 2;
+}
+
+/* Where the value of slot t is. */
+static int
+value_at(const struct sal_answer *a, int t)
+{
+	return t <= a->n ? t : a->n + 1;
+}
+
 double
 sal_ppo_kl(int estimator, double logprob, double ref)
 {
@@ -44,62 +57,87 @@ shape(const struct sal_ppo *p, struct sal_answer *a)
 	}
 }
 
+/* What slot t pays, unscaled. */
 static double
-shaped(const struct sal_ppo *p, const struct sal_answer *a, int t)
+pay(const struct sal_ppo *p, const struct sal_answer *a, int t)
 {
-	return p->reward_scale * (-p->kl_coef * a->kl[t] + (t == a->n - 1 ? a->score : 0));
+	return (t < a->n ? -p->kl_coef * a->kl[t] : 0) + (t == a->slots - 1 ? a->score : 0);
+}
+
+/* How payments are made into rewards: x to (x - mean) * scale + mean. */
+struct scaling { double mean, scale; };
+
+static double
+shaped(const struct sal_ppo *p, const struct sal_answer *a, int t, struct scaling s)
+{
+	return p->whiten_rewards ? (pay(p, a, t) - s.mean) * s.scale + s.mean : p->reward_scale * pay(p, a, t);
 }
 
 static void
-gae(const struct sal_ppo *p, struct sal_answer *a)
+gae(const struct sal_ppo *p, struct sal_answer *a, struct scaling s)
 {
 	double last = 0;
 
-	for (int t = a->n - 1; t >= 0; t--) {
-		double next = t + 1 < a->n ? a->values[t + 1] : 0;
-		last = shaped(p, a, t) + p->gamma * next - a->values[t] + p->gamma * p->lambda * last;
+	for (int t = a->slots - 1; t >= 0; t--) {
+		double v = a->values[value_at(a, t)], next = t + 1 < a->slots ? a->values[value_at(a, t + 1)] : 0;
+		last = shaped(p, a, t, s) + p->gamma * next - v + p->gamma * p->lambda * last;
 		a->advantages[t] = (float)last;
-		a->returns[t] = (float)(last + a->values[t]);
+		a->returns[t] = (float)(last + v);
 	}
 }
 
 static void
-discounted(const struct sal_ppo *p, struct sal_answer *a)
+discounted(const struct sal_ppo *p, struct sal_answer *a, struct scaling s)
 {
 	double sum = 0;
 
-	for (int t = a->n - 1; t >= 0; t--) {
-		sum = shaped(p, a, t) + p->gamma * sum;
+	for (int t = a->slots - 1; t >= 0; t--) {
+		sum = shaped(p, a, t, s) + p->gamma * sum;
 		a->advantages[t] = a->returns[t] = (float)sum;
 	}
 }
 
-/* Over all tokens: less the mean, over the population's standard deviation. */
-static int
-whiten(struct sal_answer *a, int n)
-{
-	double *s = malloc(((size_t)n + 1) * sizeof *s), count = 0, mean, std;
+/* x(t) of slot t of an answer. */
+typedef double slot_fn(const struct sal_ppo *p, const struct sal_answer *a, int t);
 
-	if (s == NULL)
-		return sal_err("out of memory");
+static double
+advantage(const struct sal_ppo *p, const struct sal_answer *a, int t)
+{
+	(void)p;
+	return a->advantages[t];
+}
+
+/* Mean and standard deviation of the population over the slots of n answers; s is scratch, [n]. */
+static void
+moments(const struct sal_ppo *p, const struct sal_answer *a, int n, slot_fn *x, double *s, double *mean, double *std)
+{
+	double count = 0;
+
 	for (int i = 0; i < n; i++) {
 		s[i] = 0;
-		count += a[i].n;
-		for (int t = 0; t < a[i].n; t++)
-			s[i] += a[i].advantages[t];
+		count += a[i].slots;
+		for (int t = 0; t < a[i].slots; t++)
+			s[i] += x(p, &a[i], t);
 	}
-	mean = sal_tree_sum(s, n) / count;
+	*mean = sal_tree_sum(s, n) / count;
 	for (int i = 0; i < n; i++) {
 		s[i] = 0;
-		for (int t = 0; t < a[i].n; t++)
-			s[i] += (a[i].advantages[t] - mean) * (a[i].advantages[t] - mean);
+		for (int t = 0; t < a[i].slots; t++)
+			s[i] += (x(p, &a[i], t) - *mean) * (x(p, &a[i], t) - *mean);
 	}
-	std = sqrt(sal_tree_sum(s, n) / count);
+	*std = sqrt(sal_tree_sum(s, n) / count);
+}
+
+/* Advantages less their mean, over their deviation: those of all n answers together. */
+static void
+whiten(const struct sal_ppo *p, struct sal_answer *a, int n, double *s)
+{
+	double mean, std;
+
+	moments(p, a, n, advantage, s, &mean, &std);
 	for (int i = 0; i < n; i++)
-		for (int t = 0; t < a[i].n; t++)
+		for (int t = 0; t < a[i].slots; t++)
 			a[i].advantages[t] = (float)((a[i].advantages[t] - mean) / (std + 1e-8));
-	free(s);
-	return 0;
 }
 
 /* One advantage an answer, against the others of its group. */
@@ -150,8 +188,8 @@ out:
 static int
 check_finite(const struct sal_answer *a)
 {
-	for (int t = 0; t < a->n; t++)
-		if (!isfinite(a->kl[t]) || !isfinite(a->advantages[t]) || !isfinite(a->returns[t]))
+	for (int t = 0; t < a->slots; t++)
+		if ((t < a->n && !isfinite(a->kl[t])) || !isfinite(a->advantages[t]) || !isfinite(a->returns[t]))
 			return sal_err(TOO_LARGE, a->line);
 	return 0;
 }
@@ -160,20 +198,37 @@ int
 sal_ppo_advantages(const struct sal_ppo *p, struct sal_answer *a, int n)
 {
 	bool group = p->advantage == SAL_RLOO || p->advantage == SAL_GRPO;
-	int rc = 0;
+	struct scaling s = { 0 };
+	double *scratch = malloc(((size_t)n + 1) * sizeof *scratch);
+	int rc = scratch ? 0 : sal_err("out of memory");
 
 	for (int i = 0; i < n && rc == 0; i++) {
 		shape(p, &a[i]);
+		if (!isfinite((float)a[i].score))
+			rc = sal_err(TOO_LARGE, a[i].line);
+	}
+	if (rc == 0 && p->whiten_rewards) {
+		double std;
+		moments(p, a, n, pay, scratch, &s.mean, &std);
+		s.scale = 1 / (std + 1e-8);
+	}
+	for (int i = 0; i < n && rc == 0; i++) {
 		if (p->advantage == SAL_GAE)
-			gae(p, &a[i]);
+			gae(p, &a[i], s);
 		else if (p->advantage == SAL_REINFORCE)
-			discounted(p, &a[i]);
+			discounted(p, &a[i], s);
 		rc = group ? 0 : check_finite(&a[i]); /* before one answer's spoils those of all */
 	}
-	if (rc == 0)
-		rc = group ? grouped(p, a, n) : whiten(a, n);
-	for (int i = 0; i < n && rc == 0; i++)
+	if (rc == 0 && group)
+		rc = grouped(p, a, n);
+	else if (rc == 0 && p->whiten == SAL_WHITEN_BATCH)
+		whiten(p, a, n, scratch);
+	for (int i = 0; i < n && rc == 0; i++) {
+		if (!group && p->whiten == SAL_WHITEN_ANSWER)
+			whiten(p, &a[i], 1, scratch);
 		rc = check_finite(&a[i]);
+	}
+	free(scratch);
 	return rc;
 }
 
@@ -201,8 +256,15 @@ sal_ppo_policy_loss(const struct sal_ppo *p, const struct sal_answer *a, const f
 		s.loss += weight * loss;
 		s.kl += 0.5 * d * d;
 		s.clipped += clipped;
+		s.x += ratio;
 		grad[t] = (float)(weight * g);
 	}
+	for (int t = a->n; t < a->slots; t++) {
+		s.loss -= weight * a->advantages[t];
+		s.x += 1;
+	}
+	for (int i = a->n; i < sal_ppo_values(a); i++)
+		grad[i] = 0;
 	return s;
 }
 
@@ -210,15 +272,20 @@ struct sal_ppo_sums
 sal_ppo_value_loss(const struct sal_ppo *p, const struct sal_answer *a, const float *x, double weight, float *grad)
 {
 	struct sal_ppo_sums s = { 0 };
+	double g = 0;
 
-	for (int t = 0; t < a->n; t++) {
-		double old = a->values[t], v = x[t], c = clamp(v, old - p->value_clip_range, old + p->value_clip_range), ret = a->returns[t];
+	for (int t = 0; t < a->slots; t++) {
+		int i = value_at(a, t);
+		double old = a->values[i], v = x[i], c = clamp(v, old - p->value_clip_range, old + p->value_clip_range), ret = a->returns[t];
 		double l1 = (v - ret) * (v - ret), l2 = (c - ret) * (c - ret);
 		bool clipped = l2 > l1;
 		s.loss += weight * 0.5 * (clipped ? l2 : l1);
 		s.kl += 0.5 * (v - old) * (v - old);
 		s.clipped += clipped;
-		grad[t] = (float)(clipped ? 0 : weight * p->vf_coef * (v - ret));
+		s.x += v;
+		s.error += l1;
+		g = (i == t ? 0 : g) + (clipped ? 0 : weight * p->vf_coef * (v - ret)); /* pads share one value */
+		grad[i] = (float)g;
 	}
 	return s;
 }

@@ -16,14 +16,16 @@ struct rollout { /* one record */
 	long line; /* of the input */
 	struct sal_ids ids;
 	int from;
-	float *block, *entropy; /* block: the answer's six arrays, then entropy */
+	float *block, *entropy, *ref_entropy; /* block: the answer's six arrays, then these two */
 	bool taken;
 	struct sal_answer *answer;
 };
 
 struct stats { /* of one update */
-	double policy_loss, value_loss, grad_norm, approx_kl, clip_fraction, value_clip_fraction;
+	double policy_loss, value_loss, grad_norm, approx_kl, clip_fraction, value_clip_fraction, entropy, ratio, value, value_error;
 };
+/* Sums over an update. */
+enum { LOSS, CHANGE, CLIPPED, MEAN, ERROR, SURPRISE, N_LOSS_SUMS };
 
 struct stepper {
 	const struct sal_step *s;
@@ -31,20 +33,22 @@ struct stepper {
 	struct sal_adapter *policy, *value, *ref; /* value: NULL if the state has none */
 	struct sal_engine *e;
 	char name[17]; /* of the policy */
-	int64_t step, updates;
+	int64_t step, updates, episodes;
 	struct rollout *r;
 	struct sal_answer *answer; /* [n] */
 	int n, cap, longest;
-	long tokens;
+	long tokens, slots, outs; /* of all answers; outs: figures that the models give */
 	/* of the update at hand */
 	const int *order;
 	struct sal_seq *seq;
 	float *block;
-	double *weight, *sum; /* per record; sum: [3][n], loss, kl, clipped */
+	double *weight, *sum; /* per record; sum: [N_LOSS_SUMS][n] */
 	int n_batch;
 	struct stats *stats;
 	int n_stats;
 };
+
+enum { PAD = 0 }; /* as in the release: the token of a pad */
 
 struct sal_step
 sal_step_defaults(void)
@@ -53,6 +57,22 @@ sal_step_defaults(void)
 		.lora_r = 64, .lora_alpha = 16, .lora_targets = "all", .p = sal_ppo_defaults(), .temperature = 0.7, .learning_rate = 2e-5, .max_grad_norm = 1, .warmup_steps = 5, .epochs = 2,
 		.minibatch = 288, .micro_batch = 1024,
 	};
+}
+
+int
+sal_step_alarms(struct sal_step *s)
+{
+	for (int i = 0; i < s->alarm.n; i++) {
+		const char *x = s->alarm.s[i];
+		int end = 0;
+		if ((sscanf(x, "kl=%lf%n", &s->most_kl, &end) == 1 && !x[end] && s->most_kl > 0) ||
+		    (sscanf(x, "lr=%lf%n", &s->most_change, &end) == 1 && !x[end] && s->most_change > 0) ||
+		    (sscanf(x, "length=%lf:%lf%n", &s->least_length, &s->most_length, &end) == 2 && !x[end] && s->least_length >= 0 &&
+		        s->most_length >= s->least_length && s->most_length > 0))
+			continue;
+		return sal_err("--alarm %s: none of kl=N, lr=N, length=LOW:HIGH", x);
+	}
+	return 0;
 }
 
 /* ---- the state's folder -------------------------------------------------- */
@@ -93,7 +113,8 @@ open_state(struct stepper *t, const char *dir)
 
 	snprintf(base, sizeof base, "%016llx", (unsigned long long)t->m->hash);
 	if (j == NULL || (have = sal_json_str(j, "base")) == NULL || sal_json_int(j, "step", 0, INT64_C(1) << 50, &t->step) != 0 ||
-	    sal_json_int(j, "updates", 0, INT64_C(1) << 50, &t->updates) != 0) {
+	    sal_json_int(j, "updates", 0, INT64_C(1) << 50, &t->updates) != 0 ||
+	    (sal_json_has(j, "episodes") && sal_json_int(j, "episodes", 0, INT64_C(1) << 50, &t->episodes) != 0)) {
 		char why[512];
 		snprintf(why, sizeof why, "%s", sal_errmsg());
 		if (j && path)
@@ -154,7 +175,7 @@ save_part(const struct sal_adapter *a, const char *dir, const char *name)
 static void
 put_flags(struct sal_buf *b, const struct sal_step *s)
 {
-	static const char *const schedule[] = { "cosine", "linear", "constant" };
+	static const char *const schedule[] = { "cosine", "linear", "constant" }, *const whiten[] = { "batch", "answer", "none" };
 	const struct sal_ppo *p = &s->p;
 
 	sal_buf_printf(b, "\"flags\":{\"kl_estimator\":\"%s\",\"advantage\":\"%s\",\"temperature\":%.17g,\"response_len\":%d,\"kl_coef\":%.17g,"
@@ -162,9 +183,11 @@ put_flags(struct sal_buf *b, const struct sal_step *s)
 	    p->estimator ? "k3" : "k1", sal_advantage_name[p->advantage], s->temperature, p->response_len, p->kl_coef, p->length_bonus,
 	    p->length_bonus_cap, p->stop_penalty, p->reward_scale, p->gamma, p->lambda);
 	sal_buf_printf(b, "\"clip_range\":%.17g,\"value_clip_range\":%.17g,\"vf_coef\":%.17g,\"epochs\":%d,\"minibatch\":%d,\"learning_rate\":%.17g,"
-	    "\"schedule\":\"%s\",\"warmup_steps\":%d,\"total_steps\":%d,\"max_grad_norm\":%.17g,\"shuffle\":%s,\"dtype\":\"%s\"}",
+	    "\"schedule\":\"%s\",\"warmup_steps\":%d,\"total_steps\":%d,\"max_grad_norm\":%.17g,\"shuffle\":%s,\"dtype\":\"%s\",",
 	    p->clip_range, p->value_clip_range, p->vf_coef, s->epochs, s->minibatch, s->learning_rate, schedule[s->schedule], s->warmup_steps,
 	    s->total_steps, s->max_grad_norm, s->no_shuffle ? "false" : "true", s->c.dtype ? "f32" : "bf16");
+	sal_buf_printf(b, "\"whiten\":\"%s\",\"whiten_rewards\":%s,\"compat\":\"%s\"}", whiten[p->whiten], p->whiten_rewards ? "true" : "false",
+	    s->compat ? "salmon" : "none");
 }
 
 /* state.json comes last: it names what must be there. */
@@ -175,8 +198,8 @@ save_index(const struct stepper *t, const char *dir)
 	char *path = sal_path_join(dir, "state.json");
 	int rc = path ? 0 : -1, n = t->value ? N_STATE_FILES : N_POLICY_FILES;
 
-	sal_buf_printf(&b, "{\"step\":%lld,\"updates\":%lld,\"version\":\"%s\",\"sal_cpu\":\"%s\",\"base\":\"%016llx\",\"seed\":\"%llu\",",
-	    (long long)t->step, (long long)t->updates, SAL_VERSION, sal_dev_isa(t->m->dev), (unsigned long long)t->m->hash,
+	sal_buf_printf(&b, "{\"step\":%lld,\"updates\":%lld,\"episodes\":%lld,\"version\":\"%s\",\"sal_cpu\":\"%s\",\"base\":\"%016llx\",\"seed\":\"%llu\",",
+	    (long long)t->step, (long long)t->updates, (long long)t->episodes, SAL_VERSION, sal_dev_isa(t->m->dev), (unsigned long long)t->m->hash,
 	    (unsigned long long)t->s->c.seed);
 	if (!t->s->init) {
 		put_flags(&b, t->s);
@@ -319,6 +342,15 @@ read_rollout(struct stepper *t, const struct sal_record *r, struct rollout *x, s
 	a->n = n = x->ids.n - x->from;
 	if (x->from < 1 || n < 1)
 		return sal_err("\"%s\" is empty", n < 1 ? "response_tokens" : "prompt_tokens");
+	a->slots = n;
+	if (t->s->compat) {
+		a->slots = t->s->p.response_len;
+		if (n > a->slots)
+			return sal_err("%d response tokens are more than --response-len %d", n, a->slots);
+		for (int k = n; k < sal_ppo_values(a); k++)
+			if (sal_ids_push(&x->ids, PAD) != 0)
+				return sal_err("out of memory");
+	}
 	if (x->ids.n > t->m->cfg.max_positions)
 		return sal_err("%d tokens are more than the context of %d", x->ids.n, t->m->cfg.max_positions);
 	if (sal_json_num(j, "reward", &a->reward) != 0 || (sal_json_has(j, "length_bonus") && sal_json_num(j, "length_bonus", &a->factor) != 0))
@@ -327,15 +359,17 @@ read_rollout(struct stepper *t, const struct sal_record *r, struct rollout *x, s
 		return sal_err("\"has_stop\" is neither true nor false");
 	if ((x->id = sal_record_id(r)) == NULL)
 		return -1;
-	if ((x->block = calloc((size_t)n * 7, sizeof *x->block)) == NULL)
+	int k = sal_ppo_values(a);
+	if ((x->block = calloc((size_t)k * 6 + (size_t)a->slots * 2, sizeof *x->block)) == NULL)
 		return sal_err("out of memory");
 	a->logprobs = x->block;
-	a->ref = x->block + n;
-	a->values = x->block + 2 * n;
-	a->kl = x->block + 3 * n;
-	a->advantages = x->block + 4 * n;
-	a->returns = x->block + 5 * n;
-	x->entropy = x->block + 6 * n;
+	a->ref = x->block + k;
+	a->values = x->block + 2 * k;
+	a->kl = x->block + 3 * k;
+	x->entropy = x->block + 4 * k;
+	x->ref_entropy = x->block + 5 * k;
+	a->advantages = x->block + 6 * k;
+	a->returns = a->advantages + a->slots;
 	return sal_json_has(j, "logprobs") ? read_logprobs(t, j, x, n) : 0;
 }
 
@@ -370,6 +404,8 @@ check(void *ctx, const struct sal_record *r)
 	}
 	t->longest = x.ids.n > t->longest ? x.ids.n : t->longest;
 	t->tokens += t->answer[t->n].n;
+	t->slots += t->answer[t->n].slots;
+	t->outs += sal_ppo_values(&t->answer[t->n]);
 	t->r[t->n++] = x;
 	return 0;
 }
@@ -444,8 +480,10 @@ evaluate(struct stepper *t, struct sal_step_told *told)
 	told->recomputed = n;
 	told->taken = t->n - n;
 	rc = sal_eval(t->e, t->policy, q, n, SAL_EVAL_LOGPROB, inv);
-	for (int i = 0; i < t->n; i++)
+	for (int i = 0; i < t->n; i++) {
 		q[i] = sequence(&t->r[i], i, t->answer[i].ref);
+		q[i].entropy = t->r[i].ref_entropy;
+	}
 	if (rc == 0)
 		rc = sal_eval(t->e, t->ref, q, t->n, SAL_EVAL_LOGPROB, inv);
 	for (int i = 0; i < t->n; i++)
@@ -458,16 +496,35 @@ evaluate(struct stepper *t, struct sal_step_told *told)
 
 /* ---- updates ------------------------------------------------------------- */
 
+/* Sum over the slots of an answer of what a model gives; pads share a figure. */
+static double
+over_slots(const struct sal_answer *a, const float *x)
+{
+	double s = 0;
+
+	for (int t = 0; t < a->slots; t++)
+		s += x[t <= a->n ? t : a->n + 1];
+	return s;
+}
+
+/* Mean over the slots of the update at hand. */
+static double
+mean_of(const struct stepper *t, int which, double slots)
+{
+	return sal_tree_sum(t->sum + which * t->n_batch, t->n_batch) / slots;
+}
+
 static void
 take_loss(struct stepper *t, struct sal_seq *s, int n,
     struct sal_ppo_sums (*loss)(const struct sal_ppo *, const struct sal_answer *, const float *, double, float *))
 {
 	for (int i = 0; i < n; i++) {
 		int k = s[i].record;
-		struct sal_ppo_sums x = loss(&t->s->p, &t->answer[t->order[k]], s[i].out, t->weight[k], s[i].grad);
-		t->sum[k] = x.loss;
-		t->sum[t->n_batch + k] = x.kl;
-		t->sum[2 * t->n_batch + k] = x.clipped;
+		const struct sal_answer *a = &t->answer[t->order[k]];
+		struct sal_ppo_sums x = loss(&t->s->p, a, s[i].out, t->weight[k], s[i].grad);
+		const double y[N_LOSS_SUMS] = { x.loss, x.kl, x.clipped, x.x, x.error, s[i].entropy ? over_slots(a, s[i].entropy) : 0 };
+		for (int j = 0; j < N_LOSS_SUMS; j++)
+			t->sum[j * t->n_batch + k] = y[j];
 	}
 }
 
@@ -490,34 +547,39 @@ update(struct stepper *t, const int *order, int n, double lr, struct stats *u)
 	const struct sal_step *s = t->s;
 	bool critic = s->p.advantage == SAL_GAE;
 	struct sal_adam adam = { lr, 0.9, 0.999, 1e-8, 0 };
-	double tokens = 0, sumsq;
-	size_t at = 0;
+	double slots = 0, sumsq;
+	size_t at = 0, outs = (size_t)t->outs;
 
 	t->order = order;
 	t->n_batch = n;
 	for (int i = 0; i < n; i++)
-		tokens += t->answer[order[i]].n;
+		slots += t->answer[order[i]].slots;
 	for (int i = 0; i < n; i++) {
-		int k = t->answer[order[i]].n;
+		const struct sal_answer *a = &t->answer[order[i]];
 		t->seq[i] = sequence(&t->r[order[i]], i, t->block + at);
-		t->seq[i].grad = t->block + t->tokens + at;
-		t->weight[i] = s->p.advantage == SAL_GRPO ? 1 / ((double)k * n) : 1 / tokens;
-		at += (size_t)k;
+		t->seq[i].grad = t->block + outs + at;
+		t->seq[i].entropy = t->block + 2 * outs + at;
+		t->weight[i] = s->p.advantage == SAL_GRPO ? 1 / ((double)a->n * n) : 1 / slots;
+		at += (size_t)sal_ppo_values(a);
 	}
 	*u = (struct stats){ 0 };
 	if (sal_eval_grad(t->e, t->policy, t->seq, n, SAL_EVAL_LOGPROB, inverse(s->temperature), policy_loss, t) != 0)
 		return -1;
 	sal_adapter_grad_end(t->policy, n);
-	u->policy_loss = sal_tree_sum(t->sum, n);
-	u->approx_kl = sal_tree_sum(t->sum + n, n) / tokens;
-	u->clip_fraction = sal_tree_sum(t->sum + 2 * n, n) / tokens;
+	u->policy_loss = mean_of(t, LOSS, 1);
+	u->approx_kl = mean_of(t, CHANGE, slots);
+	u->clip_fraction = mean_of(t, CLIPPED, slots);
+	u->ratio = mean_of(t, MEAN, slots);
+	u->entropy = mean_of(t, SURPRISE, slots);
 	sumsq = sal_adapter_sumsq(t->policy);
 	if (critic) {
 		if (sal_eval_grad(t->e, t->value, t->seq, n, SAL_EVAL_VALUE, 1.0f, value_loss, t) != 0)
 			return -1;
 		sal_adapter_grad_end(t->value, n);
-		u->value_loss = sal_tree_sum(t->sum, n);
-		u->value_clip_fraction = sal_tree_sum(t->sum + 2 * n, n) / tokens;
+		u->value_loss = mean_of(t, LOSS, 1);
+		u->value_clip_fraction = mean_of(t, CLIPPED, slots);
+		u->value = mean_of(t, MEAN, slots);
+		u->value_error = mean_of(t, ERROR, slots);
 		sumsq += sal_adapter_sumsq(t->value);
 	}
 	u->grad_norm = sqrt(sumsq);
@@ -540,9 +602,9 @@ train(struct stepper *t, double lr, struct sal_counts *count)
 	int *order = malloc((size_t)t->n * sizeof *order);
 
 	t->seq = calloc((size_t)mb, sizeof *t->seq);
-	t->block = malloc((size_t)t->tokens * 2 * sizeof *t->block);
+	t->block = malloc((size_t)t->outs * 3 * sizeof *t->block);
 	t->weight = malloc((size_t)mb * sizeof *t->weight);
-	t->sum = malloc((size_t)mb * 3 * sizeof *t->sum);
+	t->sum = malloc((size_t)mb * N_LOSS_SUMS * sizeof *t->sum);
 	t->stats = calloc((size_t)per * (size_t)s->epochs, sizeof *t->stats);
 	if (!order || !t->seq || !t->block || !t->weight || !t->sum || !t->stats)
 		rc = sal_err("out of memory");
@@ -591,9 +653,9 @@ write_rollouts(const struct stepper *t)
 		cJSON *o = cJSON_CreateObject();
 		rc = !o || !cJSON_AddStringToObject(o, "id", t->r[i].id) ? sal_err("out of memory") : 0;
 		if (rc == 0 && (sal_json_add_floats(o, "logprobs", a->logprobs, a->n) != 0 || sal_json_add_floats(o, "ref_logprobs", a->ref, a->n) != 0 ||
-		        (t->s->p.advantage == SAL_GAE && sal_json_add_floats(o, "values", a->values, a->n) != 0) ||
-		        sal_json_add_floats(o, "kl", a->kl, a->n) != 0 || sal_json_add_floats(o, "advantages", a->advantages, a->n) != 0 ||
-		        sal_json_add_floats(o, "returns", a->returns, a->n) != 0 || put_line(&b, o) != 0))
+		        (t->s->p.advantage == SAL_GAE && sal_json_add_floats(o, "values", a->values, sal_ppo_values(a)) != 0) ||
+		        sal_json_add_floats(o, "kl", a->kl, a->n) != 0 || sal_json_add_floats(o, "advantages", a->advantages, a->slots) != 0 ||
+		        sal_json_add_floats(o, "returns", a->returns, a->slots) != 0 || put_line(&b, o) != 0))
 			rc = -1;
 		cJSON_Delete(o);
 	}
@@ -603,34 +665,39 @@ write_rollouts(const struct stepper *t)
 	return rc;
 }
 
-enum { REWARD, REWARD_SQ, SCORE, KL, BONUS, STOPS, RETURNS, RETURNS_SQ, ENTROPY, ENTROPY_TOKENS, N_SUMS };
+enum { REWARD, REWARD_SQ, SCORE, KL, BONUS, SHARE, STOPS, RETURNS, RETURNS_SQ, VALUES, VALUES_SQ, ENTROPY, ENTROPY_SLOTS, REF_ENTROPY, SURPRISAL, N_SUMS };
 
 /* Sums over records, each in the fixed tree; squares are about the means, so two rounds. */
 static int
 total(const struct stepper *t, double *sum)
 {
-	double *x = calloc((size_t)t->n * N_SUMS, sizeof *x), mean_reward = 0, mean_return = 0;
+	double *x = calloc((size_t)t->n * N_SUMS, sizeof *x), reward = 0, ret = 0, value = 0;
 
 	if (x == NULL)
 		return sal_err("out of memory");
 	for (int round = 0; round < 2; round++) {
 		for (int i = 0; i < t->n; i++) {
 			const struct sal_answer *a = &t->answer[i];
-			double y[N_SUMS] = { [REWARD] = a->reward, [REWARD_SQ] = (a->reward - mean_reward) * (a->reward - mean_reward),
-				[SCORE] = a->score - a->bonus, [KL] = a->kl_sum, [BONUS] = a->bonus, [STOPS] = !a->stopped,
-				[ENTROPY_TOKENS] = t->r[i].taken ? 0 : a->n };
-			for (int k = 0; k < a->n; k++) {
+			const struct rollout *r = &t->r[i];
+			double y[N_SUMS] = { [REWARD] = a->reward, [REWARD_SQ] = (a->reward - reward) * (a->reward - reward), [SCORE] = a->score - a->bonus,
+				[KL] = a->kl_sum, [BONUS] = a->bonus, [SHARE] = (double)a->n / t->s->p.response_len * a->factor, [STOPS] = !a->stopped,
+				[ENTROPY] = over_slots(a, r->entropy), /* zero where it was taken */
+				[ENTROPY_SLOTS] = r->taken ? 0 : a->slots, [REF_ENTROPY] = over_slots(a, r->ref_entropy), [SURPRISAL] = -sal_sum(a->logprobs, a->n) };
+			for (int k = 0; k < a->slots; k++) {
+				double v = a->values[k <= a->n ? k : a->n + 1];
 				y[RETURNS] += a->returns[k];
-				y[RETURNS_SQ] += (a->returns[k] - mean_return) * (a->returns[k] - mean_return);
-				y[ENTROPY] += t->r[i].entropy[k]; /* zero where it was taken */
+				y[RETURNS_SQ] += (a->returns[k] - ret) * (a->returns[k] - ret);
+				y[VALUES] += v;
+				y[VALUES_SQ] += (v - value) * (v - value);
 			}
 			for (int k = 0; k < N_SUMS; k++)
 				x[(size_t)k * (size_t)t->n + (size_t)i] = y[k];
 		}
 		for (int k = 0; k < N_SUMS; k++)
 			sum[k] = sal_tree_sum(x + (size_t)k * (size_t)t->n, t->n);
-		mean_reward = sum[REWARD] / t->n;
-		mean_return = sum[RETURNS] / (double)t->tokens;
+		reward = sum[REWARD] / t->n;
+		ret = sum[RETURNS] / (double)t->slots;
+		value = sum[VALUES] / (double)t->slots;
 	}
 	free(x);
 	return 0;
@@ -647,56 +714,118 @@ add_figures(cJSON *o, const struct figure *f, int n)
 	return 0;
 }
 
+/* Each update, and the means over them under TRL's names and SALMON's. */
 static int
 add_updates(cJSON *o, const struct stepper *t, double lr)
 {
 	cJSON *list = cJSON_AddArrayToObject(o, "updates");
-	double kl = 0, clip = 0, ploss = 0, vloss = 0, n = t->n_stats;
+	struct stats m = { 0 };
+	double n = t->n_stats, norm = 0;
 
 	for (int i = 0; i < t->n_stats; i++) {
 		const struct stats *u = &t->stats[i];
 		const struct figure f[] = { { "policy_loss", u->policy_loss }, { "value_loss", u->value_loss }, { "grad_norm", u->grad_norm },
-			{ "approx_kl", u->approx_kl }, { "clip_fraction", u->clip_fraction }, { "value_clip_fraction", u->value_clip_fraction }, { "lr", lr } };
+			{ "approx_kl", u->approx_kl }, { "clip_fraction", u->clip_fraction }, { "value_clip_fraction", u->value_clip_fraction },
+			{ "entropy", u->entropy }, { "ratio", u->ratio }, { "lr", lr } };
 		cJSON *x = cJSON_CreateObject();
 		if (list == NULL || x == NULL || !cJSON_AddItemToArray(list, x)) {
 			cJSON_Delete(x);
 			return sal_err("out of memory");
 		}
-		if (add_figures(x, f, 7) != 0)
+		if (add_figures(x, f, sizeof f / sizeof *f) != 0)
 			return -1;
-		kl += u->approx_kl;
-		clip += u->clip_fraction;
-		ploss += u->policy_loss;
-		vloss += u->value_loss;
+		m.approx_kl += u->approx_kl / n;
+		m.clip_fraction += u->clip_fraction / n;
+		m.policy_loss += u->policy_loss / n;
+		m.value_loss += u->value_loss / n;
+		m.value_clip_fraction += u->value_clip_fraction / n;
+		m.entropy += u->entropy / n;
+		m.ratio += u->ratio / n;
+		m.value += u->value / n;
+		m.value_error += u->value_error / n;
+		norm += (t->s->compat ? fmin(u->grad_norm, t->s->max_grad_norm) : u->grad_norm) / n; /* the release measures it after clipping */
 	}
-	const struct figure f[] = { { "policy/approxkl_avg", kl / n }, { "policy/clipfrac_avg", clip / n }, { "loss/policy_avg", ploss / n },
-		{ "loss/value_avg", vloss / n } };
-	return add_figures(o, f, 4);
+	const struct figure f[] = { { "policy/approxkl_avg", m.approx_kl }, { "policy/clipfrac_avg", m.clip_fraction }, { "loss/policy_avg", m.policy_loss },
+		{ "loss/value_avg", m.value_loss }, { "policy/entropy_avg", m.entropy }, { "val/ratio", m.ratio },
+		{ "ppo/loss/policy", m.policy_loss }, { "ppo/loss/grad_norm", norm }, { "ppo/policy/entropy", m.entropy }, { "ppo/policy/approxkl", m.approx_kl },
+		{ "ppo/policy/clipfrac", m.clip_fraction } };
+	const struct figure v[] = { { "val/clipfrac_avg", m.value_clip_fraction }, { "ppo/loss/value", m.value_loss }, { "ppo/val/vpred", m.value },
+		{ "ppo/val/error", m.value_error }, { "ppo/val/clipfrac", m.value_clip_fraction } };
+	if (add_figures(o, f, sizeof f / sizeof *f) != 0)
+		return -1;
+	return t->s->p.advantage == SAL_GAE ? add_figures(o, v, sizeof v / sizeof *v) : 0;
 }
 
 static int
 statistics(const struct stepper *t, double lr, const struct sal_step_told *told, struct sal_buf *out)
 {
-	double s[N_SUMS] = { 0 }, n = t->n, tokens = (double)t->tokens;
+	double s[N_SUMS] = { 0 }, n = t->n, tokens = (double)t->tokens, slots = (double)t->slots, coef = t->s->p.kl_coef;
 	cJSON *o = cJSON_CreateObject();
 	int rc = -1;
 
 	if (o == NULL || total(t, s) != 0)
 		goto out;
+	double non_score = -coef * s[KL] / n, bonus = s[BONUS] / n;
 	const struct figure f[] = { { "step", (double)t->step }, { "lr", lr }, { "records", n }, { "tokens", tokens }, { "reward", s[REWARD] / n },
-		{ "reward_std", sqrt(s[REWARD_SQ] / n) }, { "kl", s[KL] / n }, { "kl_token", s[KL] / tokens }, { "length_bonus", s[BONUS] / n },
-		{ "no_stop", s[STOPS] }, { "non_score_reward", -t->s->p.kl_coef * s[KL] / n }, { "returns_mean", s[RETURNS] / tokens },
-		{ "returns_var", s[RETURNS_SQ] / tokens }, { "logprobs_taken", told->taken }, { "logprobs_recomputed", told->recomputed },
-		{ "objective/kl", s[KL] / n }, { "objective/scores", s[SCORE] / n } };
-	if (add_figures(o, f, (int)(sizeof f / sizeof *f)) != 0 || !cJSON_AddStringToObject(o, "advantage", sal_advantage_name[t->s->p.advantage]))
+		{ "reward_std", sqrt(s[REWARD_SQ] / n) }, { "kl", s[KL] / n }, { "kl_token", s[KL] / tokens }, { "length_bonus", bonus },
+		{ "no_stop", s[STOPS] }, { "non_score_reward", non_score }, { "returns_mean", s[RETURNS] / slots }, { "returns_var", s[RETURNS_SQ] / slots },
+		{ "logprobs_taken", told->taken }, { "logprobs_recomputed", told->recomputed },
+		/* TRL's */
+		{ "objective/kl", s[KL] / n }, { "objective/entropy", s[SURPRISAL] / n }, { "objective/non_score_reward", non_score },
+		{ "objective/scores", s[SCORE] / n }, { "objective/rlhf_reward", s[SCORE] / n + bonus + non_score }, { "val/num_eos_tokens", n - s[STOPS] },
+		{ "episode", (double)t->episodes },
+		/* SALMON's */
+		{ "objective/kl_coef", coef }, { "objective/kl_sum_seq", s[KL] / n }, { "objective/kl_avg_seq", s[KL] / slots },
+		{ "objective/length_bonus", s[SHARE] / n }, { "objective/rewards", s[SCORE] / n }, { "objective/non_score_rewards", non_score },
+		{ "objective/shaped_rewards", s[SCORE] / n + bonus + non_score }, { "objective/ref_entropies", s[REF_ENTROPY] / slots }, { "objective/lr", lr },
+		{ "ppo/returns/mean", s[RETURNS] / slots }, { "ppo/returns/var", s[RETURNS_SQ] / slots } };
+	const struct figure v[] = { { "ppo/val/mean", s[VALUES] / slots }, { "ppo/val/var", s[VALUES_SQ] / slots } };
+	if (add_figures(o, f, sizeof f / sizeof *f) != 0 || !cJSON_AddStringToObject(o, "advantage", sal_advantage_name[t->s->p.advantage]))
 		goto out;
-	if (s[ENTROPY_TOKENS] > 0 && sal_json_add_double(o, "entropy", s[ENTROPY] / s[ENTROPY_TOKENS]) != 0)
+	if (t->s->p.advantage == SAL_GAE && add_figures(o, v, sizeof v / sizeof *v) != 0)
+		goto out;
+	const struct figure h[] = { { "entropy", s[ENTROPY] / s[ENTROPY_SLOTS] }, { "objective/entropies", s[ENTROPY] / s[ENTROPY_SLOTS] } };
+	if (s[ENTROPY_SLOTS] > 0 && add_figures(o, h, 2) != 0)
 		goto out;
 	if (add_updates(o, t, lr) == 0)
 		rc = put_line(out, o);
 out:
 	cJSON_Delete(o);
 	return rc;
+}
+
+/* ---- alarms -------------------------------------------------------------- */
+
+/* Of the rollouts, and of a rate that changes nothing: before anything is trained. */
+static int
+alarm_before(const struct stepper *t, double lr)
+{
+	const struct sal_step *s = t->s;
+	double length = (double)t->tokens / t->n, kl = 0;
+	long step = (long)t->step + 1;
+
+	for (int i = 0; i < t->n; i++)
+		kl += t->answer[i].kl_sum / t->n;
+	if (s->most_kl > 0 && kl > s->most_kl)
+		return sal_err("alarm: step %ld: the answers are %.4g nats from the reference, more than %g (--alarm kl)", step, kl, s->most_kl);
+	if (s->most_length > 0 && (length < s->least_length || length > s->most_length))
+		return sal_err("alarm: step %ld: an answer has %.4g tokens in the mean, not %g to %g (--alarm length)", step, length, s->least_length, s->most_length);
+	if (s->most_change > 0 && lr == 0 && !(s->compat && t->step == 0)) /* whose first step runs at 0 */
+		return sal_err("alarm: step %ld: the learning rate is 0 (--alarm lr)", step);
+	return 0;
+}
+
+static int
+alarm_after(const struct stepper *t, double lr)
+{
+	double worst = 0;
+
+	for (int i = 0; i < t->n_stats; i++)
+		worst = fmax(worst, t->stats[i].approx_kl);
+	if (t->s->most_change > 0 && worst > t->s->most_change)
+		return sal_err("alarm: step %ld: the policy has moved %.4g nats a token at a learning rate of %g, more than %g (--alarm lr)", (long)t->step, worst,
+		    lr, t->s->most_change);
+	return 0;
 }
 
 /* ---- the step ------------------------------------------------------------ */
@@ -746,9 +875,14 @@ sal_step_run(const struct sal_step *s, FILE *in, FILE *out, struct sal_counts *n
 	if (read_rollouts(&t, in, n) != 0)
 		goto out;
 	double lr = sal_schedule(s->schedule, s->learning_rate, (long)t.step, s->warmup_steps, s->total_steps);
-	if (prepare(&t) != 0 || evaluate(&t, told) != 0 || sal_ppo_advantages(&s->p, t.answer, t.n) != 0 || train(&t, lr, n) != 0)
+	if (s->compat && t.step < s->warmup_steps) /* the release's first step runs at 0 */
+		lr = s->learning_rate * (double)t.step / s->warmup_steps;
+	if (prepare(&t) != 0 || evaluate(&t, told) != 0 || sal_ppo_advantages(&s->p, t.answer, t.n) != 0 || alarm_before(&t, lr) != 0 || train(&t, lr, n) != 0)
 		goto out;
 	told->step = (long)++t.step;
+	t.episodes += t.n;
+	if (alarm_after(&t, lr) != 0)
+		goto out;
 	for (int i = 0; i < t.n; i++)
 		n->tokens += t.r[i].ids.n;
 	if (statistics(&t, lr, told, &line) != 0 || (s->rollouts && write_rollouts(&t) != 0) || save_state(&t) != 0)

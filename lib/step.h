@@ -23,6 +23,9 @@ struct sal_step {
 	int schedule, warmup_steps, total_steps; /* schedule: 0 cosine, 1 linear, 2 constant */
 	int epochs, minibatch, micro_batch;
 	bool no_shuffle;
+	int compat;                              /* 1: the release's arithmetic: see struct sal_answer */
+	struct sal_strs alarm;                   /* as given; sal_step_alarms reads them */
+	double most_kl, most_change, least_length, most_length; /* limits; 0: none */
 };
 struct sal_step_told { /* for the closing lines; complete after success alone */
 	long step;
@@ -31,6 +34,8 @@ struct sal_step_told { /* for the closing lines; complete after success alone */
 };
 
 struct sal_step sal_step_defaults(void);
+/* Limits from what was given: kl=N, lr=N, length=LOW:HIGH.  -1: one that is none of these. */
+int sal_step_alarms(struct sal_step *s) SAL_USE_RESULT;
 /* Write the first state. */
 int sal_step_init(const struct sal_step *s, struct sal_step_told *told) SAL_USE_RESULT;
 /* Read records from in, train, write the rollouts and the new state, then one record to out. c.dry_run: the plan alone. */

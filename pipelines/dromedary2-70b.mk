@@ -11,7 +11,7 @@
 #                   LAUNCH='xargs -P 8 -I {} srun -N 1 -n 1 --exact bash -c'"; run again, it goes on where its time ended
 #
 # What the release has and the tools have not: NF4 for the base (--quantize), training on more than one processor or card, the rule on
-# languages of step 2.1, an end of an answer at "\nNote", "\nUpdate" and "\nComment" (step 3.2), evaluation during training (AlpacaFarm),
+# languages of step 2.1, evaluation during training (AlpacaFarm),
 # a limit on the tokens of a record in sal-sft (512 + 512) and of a text in sal-synthpref (1536): a record longer than the context is a bad one.
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
 
@@ -90,6 +90,7 @@ CAP        ?= 0.8          # its cap, as a share of the response length         
 PENALTY    ?= -6           # for an answer without an end                                                     3.2
 SCALE      ?= 10           # reward scale                                                                     3.2
 PPO_CLIP   ?= 1            # largest norm of a gradient, policy and critic                                    3.2
+ALARM      ?= kl=100 lr=1 length=8:1000# what stops a run: nats an answer, nats a token in a step, tokens of an answer; not the release's   3.2
 SAVE       ?= 10           # steps between the states that are kept                                           3.2
 $(call bare,DATA SHARDS SEED R ALPHA CLIP MIN_PROMPT MAX_PROMPT ORCA_CAP SA_T SA_TOP_P SA_NEW MIN_CHARS SFT_LR SFT_WARM SFT_BATCH SFT_EPOCHS T TOP_P \
   MAX_NEW RESPONSES JUDGE_P RAW_CHARS DIMENSIONS AGREE PASSES MAX_K GEOMETRIC NEGATE NOISE RULE_NOISE RULE PMP_LR PMP_WARM RM_LR RM_WARM RM_BATCH RM_EPOCHS \
@@ -166,7 +167,7 @@ $(WORK)/dromedary2/adapter_config.json: $(WORK)/passes.jsonl $(WORK)/state/0/sta
 	  sal-ppo-step $(on) -r $(sft) -s $$old -o $$s/$$i --total-steps $$steps --learning-rate $(PPO_LR) --schedule cosine --warmup-steps $(PPO_WARM) \
 	    --minibatch $(MINIBATCH) --epochs $(PPO_EPOCHS) --temperature $(T) --response-len $(PPO_NEW) --kl-estimator k1 --kl-coef $(KL) \
 	    --length-bonus $(BONUS) --length-bonus-cap $(CAP) --stop-penalty $(PENALTY) --reward-scale $(SCALE) --advantage gae --gamma $(GAMMA) --lambda $(LAMBDA) \
-	    --clip-range $(RANGE) --value-clip-range $(V_RANGE) --vf-coef $(VF) --max-grad-norm $(PPO_CLIP) --seed $(SEED) \
+	    --clip-range $(RANGE) --value-clip-range $(V_RANGE) --vf-coef $(VF) --max-grad-norm $(PPO_CLIP) $(ALARM:%=--alarm %) --seed $(SEED) \
 	    < $$p/$$i.rollouts > $$p/$$i.jsonl; \
 	  [ $$(((i - 1) % $(SAVE))) -eq 0 ] || rm -r $$old; \
 	done; \

@@ -32,6 +32,7 @@ PPO_LR    ?= 3e-4          # learning rate        paper: 2e-5
 MINIBATCH ?= 16            # rollouts an update   paper: 288
 KL        ?= 0.01          # KL coefficient beta  paper: 0.01
 BONUS     ?= 0             # length bonus         paper: 5; 0: the principle alone decides
+ALARM     ?= kl=40 lr=1 length=4:$(PPO_NEW)# a step beyond: make stops. Nats an answer, nats a token in a step, tokens
 PENALTY   ?= 0             # for an answer without a stop      paper: -6; a budget this short is rarely met
 $(call bare,BASE NEGATED P TEMPLATE SEED T N_TRAIN N_HELD N_SAMPLES MAX_NEW RM_LR RM_BATCH RM_EPOCHS R ALPHA N_JUDGE UNDER BRIEF PPO_STEPS N_PPO PPO_NEW PPO_LR MINIBATCH KL BONUS PENALTY)
 
@@ -106,7 +107,7 @@ $(WORK)/ppo$(1).rollouts: $(call stepped,$(2))
 $(WORK)/ppo$(1).jsonl: $(WORK)/ppo$(1).rollouts
 	sal-ppo-step -m $(MODEL) -s $(WORK)/state$(2) -o $(WORK)/state$(1) --response-len $(PPO_NEW) --temperature $(T) --kl-coef $(KL) \
 	  --length-bonus $(BONUS) --stop-penalty $(PENALTY) --learning-rate $(PPO_LR) --schedule constant --warmup-steps 0 \
-	  --minibatch $(MINIBATCH) --seed $(SEED) < $$< $$(KEEP)
+	  --minibatch $(MINIBATCH) $(ALARM:%=--alarm %) --seed $(SEED) < $$< $$(KEEP)
 endef
 $(foreach i,$(steps),$(eval $(call ppo_step,$(i),$(shell expr $(i) - 1))))
 

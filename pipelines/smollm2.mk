@@ -26,4 +26,5 @@ PPO_NEW    ?= 48
 PPO_LR     ?= 3e-4
 PPO_WARM   ?= 1
 PENALTY    ?= 0
+ALARM      ?= kl=40 lr=1 length=4:$(PPO_NEW)
 include $(dir $(lastword $(MAKEFILE_LIST)))dromedary2-70b.mk

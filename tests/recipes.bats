@@ -23,7 +23,7 @@ recipe() { # FILE WORK OPTION...
 	make --no-print-directory -f "pipelines/$1.mk" BIN="$BIN" MODEL="$T/model" WORK="$T/$2" DATA="$T/data" "${@:3}"
 }
 small() { # FILE WORK OPTION...
-	recipe "$@" JUDGE_P=demo DIMENSIONS=Concise,Poetic AGREE=mean R=2 SA_NEW=4 MAX_NEW=16 RAW_CHARS=0 RM_BATCH=4 SFT_BATCH=50 ROLLOUTS=15 MINIBATCH=8 PPO_NEW=8 PPO_WARM=1 DRAW=2
+	recipe "$@" JUDGE_P=demo DIMENSIONS=Concise,Poetic AGREE=mean R=2 SA_NEW=4 MAX_NEW=16 RAW_CHARS=0 RM_BATCH=4 SFT_BATCH=50 ROLLOUTS=15 MINIBATCH=8 PPO_NEW=8 PPO_WARM=1 DRAW=2 ALARM=kl=100
 }
 
 @test "recipe: every stage of the 70B file runs, whole or in parts, the same bytes" {
@@ -43,7 +43,7 @@ small() { # FILE WORK OPTION...
 		"negate 0.5 --noise 0.1 --rule-noise 0.25" "len 256 --response-len 640 --max-len 1024 --learning-rate 5e-5" "warmup-ratio 0.01" \
 		"len 128 --response-len 768 --max-len 1280 --learning-rate 3e-5" "batch 64" "lora-r 64 --lora-alpha 16" "-p ppo --draw 3 --template reward_rl.txt" \
 		"/ 576" "learning-rate 2e-5 --schedule cosine --warmup-steps 5" "minibatch 288 --epochs 2" "response-len 1024 --kl-estimator k1 --kl-coef 0.01" \
-		"length-bonus 5 --length-bonus-cap 0.8 --stop-penalty -6 --reward-scale 10" "clip-range 0.2 --value-clip-range 0.2 --vf-coef 0.1 --max-grad-norm 1"; do
+		"length-bonus 5 --length-bonus-cap 0.8 --stop-penalty -6 --reward-scale 10" "clip-range 0.2 --value-clip-range 0.2 --vf-coef 0.1 --max-grad-norm 1" "alarm kl=100 --alarm lr=1 --alarm length=8:1000"; do
 		grep -q -e "$value" "$T/out" || { echo "no $value"; false; }
 	done
 }

@@ -5,7 +5,7 @@
 
 /* Usage errors that the table cannot find. */
 static void
-check_options(const struct sal_step *s)
+check_options(struct sal_step *s)
 {
 	if (!s->c.model || !s->output)
 		sal_opts_fail("-m and -o are required");
@@ -19,6 +19,10 @@ check_options(const struct sal_step *s)
 		sal_opts_fail("-s is required (or --init)");
 	if (!s->init && s->schedule != 2 && s->total_steps == 0)
 		sal_opts_fail("--schedule cosine and linear need --total-steps");
+	if (s->compat && s->p.advantage != SAL_GAE)
+		sal_opts_fail("--compat salmon has --advantage gae only");
+	if (sal_step_alarms(s) != 0)
+		sal_opts_fail("%s", sal_errmsg());
 }
 
 int
@@ -47,6 +51,8 @@ main(int argc, char *argv[])
 		{ 0, "length-bonus-cap", SAL_OPT_REAL, &s.p.length_bonus_cap, -1e6, 1e6, "C", "largest share that counts [0.8]" },
 		{ 0, "stop-penalty", SAL_OPT_REAL, &s.p.stop_penalty, -1e6, 1e6, "R", "added to the reward of an answer without end [-6]" },
 		{ 0, "reward-scale", SAL_OPT_REAL, &s.p.reward_scale, -1e6, 1e6, "C", "times rewards and KL; not in rloo and grpo [10]" },
+		{ 0, "whiten-rewards", SAL_OPT_FLAG, &s.p.whiten_rewards, 0, 0, 0, "whiten rewards but for their mean, in place of --reward-scale" },
+		{ 0, "whiten", SAL_OPT_CHOICE, &s.p.whiten, 0, 0, "batch|answer|none", "whiten advantages over all tokens, or each answer's; gae, reinforce++ [batch]" },
 		{ 0, "gamma", SAL_OPT_REAL, &s.p.gamma, 0, 1, "G", "discount [1]" },
 		{ 0, "lambda", SAL_OPT_REAL, &s.p.lambda, 0, 1, "L", "of GAE [1]" },
 		{ 0, "clip-range", SAL_OPT_REAL, &s.p.clip_range, 0, 1e6, "E", "of the ratio, about 1 [0.2]" },
@@ -60,6 +66,8 @@ main(int argc, char *argv[])
 		{ 0, "total-steps", SAL_OPT_INT, &s.total_steps, 0, 1e9, "N", "PPO steps of the whole run (required but by constant)" },
 		{ 0, "max-grad-norm", SAL_OPT_REAL, &s.max_grad_norm, 1e-9, 1e9, "G", "clip the norm over policy and critic [1]" },
 		{ 0, "no-shuffle", SAL_OPT_FLAG, &s.no_shuffle, 0, 0, 0, "keep the order of the input" },
+		{ 0, "compat", SAL_OPT_CHOICE, &s.compat, 0, 0, "none|salmon", "salmon: the release's arithmetic, with pads up to --response-len [none]" },
+		{ 0, "alarm", SAL_OPT_LIST, &s.alarm, 0, 0, "NAME=LIMIT", "fail where kl=N, lr=N or length=LOW:HIGH is passed; may be repeated [none]" },
 		{ 0, "micro-batch", SAL_OPT_INT, &s.micro_batch, 1, 1 << 20, "N", "tokens computed together; changes no byte [1024]" },
 		SAL_OPT_SEED(s.c),
 		SAL_OPT_COMPUTE(s.c),

@@ -14,6 +14,8 @@
 enum format { DROMEDARY, CHATML, LLAMA2, LLAMA3, MISTRAL, ZEPHYR, RAW };
 static const char *const names[] = { "dromedary", "chatml", "llama2", "llama3", "mistral", "zephyr", "none" };
 
+#define USER "\n\n### User" /* how dromedary's turns end */
+
 struct sal_chat {
 	enum format format;
 	char *system; /* chatml: the turn that the template adds by itself; dromedary: the text before the turns; or NULL */
@@ -162,7 +164,52 @@ sal_chat_name(const struct sal_chat *c)
 const char *
 sal_chat_stop(const struct sal_chat *c)
 {
-	return c->format == DROMEDARY ? "\n\n### User" : NULL;
+	return c->format == DROMEDARY ? USER : NULL;
+}
+
+/* s without white space at its ends; *end moves. */
+static const char *
+strip(const char *s, const char **end)
+{
+	while (s < *end && strchr(" \n\r\t\v\f", *s))
+		s++;
+	while (*end > s && strchr(" \n\r\t\v\f", (*end)[-1]))
+		(*end)--;
+	return s;
+}
+
+struct sal_ending
+sal_chat_ending(const char *text)
+{
+	static const char *const mark[] = { "<s>", "</s>", "\nUpdate", "\nNote", "\nComment", USER }, *const hidden[] = { "<s>", "</s>", "###", "<|endoftext|>" };
+	struct sal_ending e = { 0 };
+	const char *end = text + strlen(text), *p = strstr(text, "###"), *s;
+
+	e.ended = p != NULL;
+	for (size_t i = 0; i < sizeof mark / sizeof *mark; i++) {
+		const char *m = strstr(text, mark[i]);
+		e.ended = e.ended || m;
+		if (m && m + strlen(mark[i]) < end)
+			end = m + strlen(mark[i]);
+	}
+	if (p && p < end) { /* of a heading the first word stays */
+		const char *next = strstr(p + 3, "###"), *last = next && next < end ? next : end;
+		int spaces = 0;
+		for (p += 3; p < last && (spaces += *p == ' ') < 2; p++)
+			;
+		end = p < end ? p : end;
+	}
+	e.keep = (size_t)(end - text);
+	s = strip(text, &end);
+	p = strstr(s, USER);
+	e.stop = p && p + strlen(USER) <= end;
+	for (size_t i = 0; i < sizeof hidden / sizeof *hidden; i++)
+		if ((p = strstr(s, hidden[i])) != NULL && p < end)
+			end = p;
+	s = strip(s, &end);
+	e.at = (size_t)(s - text);
+	e.n = (size_t)(end - s);
+	return e;
 }
 
 /* ---- writing turns ------------------------------------------------------------ */

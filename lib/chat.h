@@ -16,6 +16,17 @@ void sal_chat_close(struct sal_chat *c);
 const char *sal_chat_name(const struct sal_chat *c);
 const char *sal_chat_stop(const struct sal_chat *c); /* stop text of the format ("\n\n### User" for dromedary), NULL: EOS alone */
 
+/*
+ * Where an answer in dromedary's format ends: at the first of <s>, </s>, \nUpdate, \nNote, \nComment and the stop text, or at a heading (###),
+ * whose first word stays.  It is finished if the stop text ended it, and something stood before.
+ */
+struct sal_ending {
+	bool ended, stop; /* there is an end; it is the stop text */
+	size_t keep;      /* bytes of text up to and with its end */
+	size_t at, n;     /* the answer itself: bytes at .. at + n - 1 */
+};
+struct sal_ending sal_chat_ending(const char *text);
+
 struct sal_turn { const char *role, *content; }; /* role: system, user, assistant */
 /*
  * Append the ids of the conversation to out, with BOS where the format or model has it.  generate: end with the opening of an

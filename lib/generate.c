@@ -40,14 +40,18 @@ sal_generate_open(const struct sal_generate_config *cfg)
 	    (cfg->principles && cfg->sign && sal_reader_negatives(r) != 0) || sal_reader_model(r, 0, 0) != 0 ||
 	    sal_policy_string(r->m, r->a, &cfg->c, cfg->temperature, g->policy) != 0)
 		goto fail;
-	if ((g->stop = calloc((size_t)cfg->stop.n + 1, sizeof *g->stop)) == NULL) {
+	if ((g->stop = calloc((size_t)cfg->stop.n + 4, sizeof *g->stop)) == NULL) {
 		sal_err("out of memory");
 		goto fail;
 	}
 	for (int i = 0; i < cfg->stop.n; i++)
 		g->stop[g->n_stop++] = cfg->stop.s[i];
-	if (sal_chat_stop(r->chat))
+	if (sal_chat_stop(r->chat)) {
 		g->stop[g->n_stop++] = sal_chat_stop(r->chat);
+		g->stop[g->n_stop++] = "\nUpdate"; /* sal_chat_ending has the last word */
+		g->stop[g->n_stop++] = "\nNote";
+		g->stop[g->n_stop++] = "\nComment";
+	}
 	return g;
 fail:
 	sal_generate_close(g);
@@ -146,17 +150,63 @@ prepare(void *ctx, struct sal_group *group)
 	return 0;
 }
 
+/* An answer in dromedary's format: where it ends, without the tokens after that, and whether it was finished, which an end token does not do. */
+static int
+end_answer(struct sal_generate *g, struct sal_answer *a, bool *finished)
+{
+	const int32_t *eos;
+	int n = a->tokens.n, n_eos = sal_tokenizer_eos(g->r.tk, &eos), low = 0;
+	struct sal_buf b = { 0 };
+	bool ended = false;
+
+	for (int i = 0; i < n_eos && n > 0; i++)
+		ended = ended || a->tokens.id[n - 1] == eos[i];
+	sal_buf_puts(&b, "");
+	if (sal_detokenize(g->r.tk, a->tokens.id, n - ended, &b) != 0 || b.failed)
+		goto fail;
+	struct sal_ending e = sal_chat_ending(b.data);
+	*finished = e.ended ? e.stop : a->stopped && !ended;
+	if (!e.ended) {
+		sal_buf_free(&b);
+		return 0;
+	}
+	a->stopped = true;
+	a->text.len = 0;
+	sal_buf_put(&a->text, b.data + e.at, e.n);
+	if (e.keep == b.len) /* an end token behind it stays */
+		low = n;
+	for (int high = n; low < high;) { /* the fewest tokens that hold it */
+		int k = (low + high) / 2;
+		b.len = 0;
+		if (sal_detokenize(g->r.tk, a->tokens.id, k, &b) != 0)
+			goto fail;
+		if (b.len < e.keep)
+			low = k + 1;
+		else
+			high = k;
+	}
+	a->tokens.n = low;
+	sal_buf_free(&b);
+	return a->text.failed ? sal_err("out of memory") : 0;
+fail:
+	sal_buf_free(&b);
+	return sal_err("out of memory");
+}
+
 static int
 emit(struct sal_generate *g, struct sal_record *r, const struct prompt *p, int i)
 {
-	const struct sal_answer *a = &p->answer[i];
+	struct sal_answer *a = &p->answer[i];
+	bool finished = a->stopped;
 	static const char *const drop[] = { "prompt_tokens", "response_tokens", "logprobs", "policy", "sampled_under", NULL };
 	cJSON *o = cJSON_CreateObject();
 	int rc = o ? 0 : -1;
 
-	if ((!sal_json_has(r->json, "id") && !cJSON_AddStringToObject(o, "id", p->id)) || !cJSON_AddNumberToObject(o, "sample", i) ||
+	if (rc == 0 && sal_chat_stop(g->r.chat))
+		rc = end_answer(g, a, &finished);
+	if (rc != 0 || (!sal_json_has(r->json, "id") && !cJSON_AddStringToObject(o, "id", p->id)) || !cJSON_AddNumberToObject(o, "sample", i) ||
 	    !cJSON_AddStringToObject(o, "response", a->text.data ? a->text.data : "") ||
-	    !cJSON_AddStringToObject(o, "finish_reason", a->stopped ? "stop" : "length") || !cJSON_AddBoolToObject(o, "has_stop", a->stopped))
+	    !cJSON_AddStringToObject(o, "finish_reason", a->stopped ? "stop" : "length") || !cJSON_AddBoolToObject(o, "has_stop", finished))
 		rc = -1;
 	if (rc == 0 && g->r.principles) {
 		cJSON *s = cJSON_AddObjectToObject(o, "sampled_under");

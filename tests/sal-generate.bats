@@ -68,3 +68,16 @@ gen() { sal-generate -q -m "$M" --max-tokens 12 --seed 3 "$@"; }
 		refused 1
 	done
 }
+@test "an answer in dromedary's format ends at the next turn, a heading or a remark on itself; only the first finishes it" {
+	tiny "$T/m"
+	jq '.max_position_embeddings = 2048' "$M/config.json" > "$T/m/config.json"
+	jq -cn '{id: "a", prompt: "one", response: "Hello.\n\n### User\nMore", has_stop: false}, {id: "b", prompt: "two", response: "Hello\nNote: I did well.", has_stop: false},
+		{id: "c", prompt: "three", response: "A\n### Step 1 do it\nfoo\n\n### User\n", has_stop: false}, {id: "d", prompt: "four", response: "The end"}' > "$T/in"
+	jq -c 'if .id == "d" then .has_stop = null else . end' "$T/in" |
+		sal-sft -q -m "$T/m" -o "$T/a" --format dromedary --lora-r 32 --lora-alpha 32 --batch 4 --epochs 60 --learning-rate 1e-2 --schedule constant --warmup-steps 5 --max-grad-norm 1 > "$T/log"
+	jq -c '{id, prompt}' "$T/in" | sal-generate -q -m "$T/m" -a "$T/a" --format dromedary --temperature 0 --max-tokens 40 --tokens > "$T/out"
+	[ "$(jq -c '[.id, .response, .has_stop, .finish_reason]' "$T/out" | tr -d '\n')" = '["a","Hello.",true,"stop"]["b","Hello\nNote",false,"stop"]["c","A",false,"stop"]["d","The end",true,"stop"]' ]
+	jq -e '(.response_tokens | length) == (.logprobs | length)' "$T/out"
+	jq -c '{tokens: .response_tokens}' "$T/out" | sal-tokenize -q -m "$T/m" --decode | jq -rs 'map(.text)[]' > "$T/text"
+	printf 'Hello.\n\n### User\nHello\nNote\nA\n### Step\nThe end\n\n### User\n' | cmp - "$T/text"
+}

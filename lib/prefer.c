@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* prefer.c - principle subsets, the deciding principle, rules and noise; contrast samples; HH-RLHF and SHP; statistics. */
 #include "lib/prefer.h"
+#include "lib/chat.h"
+#include "lib/script.h"
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -25,7 +27,7 @@ struct sal_prefer {
 	double noise;
 	struct stats stats[MAX_DIMENSIONS];
 	double corr[MAX_DIMENSIONS][MAX_DIMENSIONS];
-	long pairs, written, undecided, equal, alone, weak, flipped, ruled;
+	long pairs, written, undecided, equal, alone, weak, flipped, ruled, foreign, languages;
 };
 
 struct name { /* a record by its id */
@@ -265,11 +267,42 @@ choose_dimensions(struct sal_prefer *p, const cJSON *all)
 	return rc == 0 && p->n_dims == 0 ? sal_err("judgements: empty") : rc;
 }
 
+/* Whether an answer is in the prompt's language: by the record's `lang`, of prompt and answers, else by their scripts; unsure: it is. -1: error. */
+static int
+in_language(const cJSON *j, bool in[2])
+{
+	const cJSON *l = cJSON_GetObjectItemCaseSensitive(j, "lang");
+	bool text = sal_json_has(j, "prompt") || sal_json_has(j, "messages") || sal_json_has(j, "instruction");
+	char *prompt;
+
+	in[0] = in[1] = true;
+	if (cJSON_IsArray(l)) {
+		const char *s[3];
+		for (int i = 0; i < 3; i++)
+			if ((s[i] = cJSON_GetStringValue(cJSON_GetArrayItem(l, i))) == NULL || cJSON_GetArraySize(l) != 3)
+				return sal_err("lang: not three texts, of the prompt and both answers");
+		for (int i = 0; i < 2; i++)
+			in[i] = strcmp(s[0], s[1 + i]) == 0;
+		return 0;
+	}
+	if (!text)
+		return 0;
+	if ((prompt = sal_chat_instruction(j)) == NULL)
+		return -1;
+	enum sal_script own = sal_script_of(prompt);
+	free(prompt);
+	for (int i = 0; i < 2; i++) {
+		enum sal_script s = sal_script_of(sal_json_str(j, i ? "output_2" : "output_1"));
+		in[i] = own == SAL_SCRIPT_NONE || s == SAL_SCRIPT_NONE || s == own;
+	}
+	return 0;
+}
+
 static int
 check_judged(struct sal_prefer *p, const cJSON *j)
 {
 	const cJSON *all = cJSON_GetObjectItemCaseSensitive(j, "judgements");
-	bool first = p->n_dims == 0;
+	bool first = p->n_dims == 0, in[2];
 	double s[2];
 	int rc = 0;
 
@@ -281,6 +314,8 @@ check_judged(struct sal_prefer *p, const cJSON *j)
 		rc = choose_dimensions(p, all);
 	for (int i = 0; rc == 0 && i < p->n_dims; i++)
 		rc = get_judgement(all, p->dim[i], s);
+	if (rc == 0)
+		rc = in_language(j, in);
 	if (rc == 0 && p->same && cJSON_GetArraySize(all) != p->n_dims)
 		rc = sal_err("judgements: not the dimensions of the first record (see --dimensions)");
 	if (rc != 0 && first)
@@ -518,14 +553,15 @@ add_principle(cJSON *list, const char *dimension, bool negated)
 static int
 prefer(struct sal_prefer *p, struct sal_record *r, const struct name *name, const double *s, int pass, FILE *out, struct sal_counts *count)
 {
-	static const char *const drop[] = { "output_1", "output_2", "judgements", NULL };
+	static const char *const drop[] = { "output_1", "output_2", "judgements", "lang", NULL };
 	const struct sal_prefer_config *c = p->cfg;
 	uint64_t number = (uint64_t)name->nth << 32 | (uint32_t)pass;
 	struct sal_random subset = sal_random_open(c->c.seed, "subset", name->id, number), neg = sal_random_open(c->c.seed, "negate", name->id, number);
 	const char *y1 = sal_json_str(r->json, "output_1"), *y2 = sal_json_str(r->json, "output_2");
 	int perm[MAX_DIMENSIONS], k, best = 0, max = c->max_principles < p->n_dims ? c->max_principles : p->n_dims;
 	double score[MAX_DIMENSIONS];
-	bool negated[MAX_DIMENSIONS], rule = false, first, flip;
+	bool negated[MAX_DIMENSIONS], first, flip, in[2];
+	const char *rule = NULL;
 
 	sal_random_shuffle(&subset, perm, p->n_dims);
 	k = sal_prefer_size(c->geometric, max, sal_random_uniform(&subset));
@@ -545,13 +581,24 @@ prefer(struct sal_prefer *p, struct sal_record *r, const struct name *name, cons
 	first = score[best] > 0;
 	bool b1 = strstr(y1, BOILERPLATE) != NULL, b2 = strstr(y2, BOILERPLATE) != NULL;
 	if (b1 != b2 && chance(p, "boilerplate", name->id, number, c->boilerplate)) {
-		rule = true;
+		rule = "boilerplate";
 		first = b2;
+	}
+	if (in_language(r->json, in) != 0)
+		return -1;
+	if (c->language > 0 && !in[0] && !in[1]) {
+		p->foreign++;
+		return 0;
+	}
+	if (in[0] != in[1] && chance(p, "language", name->id, number, c->language)) {
+		rule = "language";
+		first = in[0];
 	}
 	flip = chance(p, "noise", name->id, number, rule ? c->rule_noise : p->noise);
 	first ^= flip;
 	p->flipped += flip;
-	p->ruled += rule;
+	p->ruled += rule && *rule == 'b';
+	p->languages += rule && *rule == 'l';
 	p->stats[perm[best]].decided += !rule;
 
 	cJSON *o = sal_prefer_new(r, name->id, first ? y1 : y2, first ? y2 : y1), *list = o ? cJSON_AddArrayToObject(o, "principles") : NULL, *scores;
@@ -559,7 +606,7 @@ prefer(struct sal_prefer *p, struct sal_record *r, const struct name *name, cons
 	for (int i = 0; rc == 0 && i < k; i++)
 		rc = add_principle(list, p->dim[perm[i]], negated[i]) != 0 || sal_json_add_double(scores, p->dim[perm[i]], score[i]) != 0 ? -1 : 0;
 	if (rc == 0 && (!cJSON_AddBoolToObject(o, "flipped", flip) ||
-	        !(rule ? cJSON_AddStringToObject(o, "rule", "boilerplate") : cJSON_AddNullToObject(o, "rule")) || !cJSON_AddNumberToObject(o, "pass", pass)))
+	        !(rule ? cJSON_AddStringToObject(o, "rule", rule) : cJSON_AddNullToObject(o, "rule")) || !cJSON_AddNumberToObject(o, "pass", pass)))
 		rc = sal_err("out of memory");
 	if (rc == 0)
 		rc = sal_record_emit(r, o, drop);
@@ -793,7 +840,8 @@ sal_prefer_report(const struct sal_prefer *p, struct sal_buf *b)
 	}
 	sal_buf_printf(b, "%ld preferences", p->written);
 	if (p->cfg->from == SAL_FROM_JUDGED)
-		sal_buf_printf(b, ", %ld skipped (no principle decides), %ld by the boilerplate rule", p->undecided, p->ruled);
+		sal_buf_printf(b, ", %ld skipped (no principle decides), %ld skipped (neither answer in the prompt's language), %ld by the boilerplate rule, "
+		    "%ld by the rule on languages", p->undecided, p->foreign, p->ruled, p->languages);
 	if (p->cfg->from == SAL_FROM_CONTRAST)
 		sal_buf_printf(b, ", %ld pairs skipped (equal answers), %ld samples without a counterpart", p->equal, p->alone);
 	if (p->cfg->from == SAL_FROM_HH)

@@ -3,10 +3,10 @@
  * prefer.h - from judgements, samples or public data sets to preferences: what sal-rmdata does, and its arithmetic.
  *
  * judged            per (id, pass): a permutation of the dimensions, its first k (k geometric), each negated by chance; the
- *                   principle with the largest |score| decides; then the boilerplate rule, then noise
+ *                   principle with the largest |score| decides; then the rules on boilerplate and languages, then noise
  * contrast-samples  answers under a principle against answers under its negation, of one id: the label is known
  * hh, shp           public comparisons, without principles
- * Draws are named (seed, stage, id, pass): stages subset, negate, boilerplate, noise.  The n-th further record of an id adds n * 2^32.
+ * Draws are named (seed, stage, id, pass): stages subset, negate, boilerplate, language, noise.  The n-th further record of an id adds n * 2^32.
  */
 #ifndef SAL_PREFER_H
 #define SAL_PREFER_H
@@ -18,7 +18,7 @@ enum sal_prefer_agree { SAL_AGREE_BOTH, SAL_AGREE_MEAN };
 struct sal_prefer_config {
 	struct sal_common c;
 	int from, agree, passes, max_principles;
-	double geometric, negate, noise, rule_noise, boilerplate; /* noise < 0: 0.1 for judged pairs, else 0 */
+	double geometric, negate, noise, rule_noise, boilerplate, language; /* noise < 0: 0.1 for judged pairs, else 0 */
 	const char *dimensions, *principles;                      /* may be NULL */
 };
 struct sal_prefer;

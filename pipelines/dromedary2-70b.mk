@@ -10,9 +10,8 @@
 #   Slurm         sbatch -N 8 --ntasks-per-node 1 --gpus-per-task 1 --wrap "make -f pipelines/dromedary2-70b.mk DEVICE=cuda SHARDS=32 \
 #                   LAUNCH='xargs -P 8 -I {} srun -N 1 -n 1 --exact bash -c'"; run again, it goes on where its time ended
 #
-# What the release has and the tools have not: NF4 for the base (--quantize), training on more than one processor or card, the rule on
-# languages of step 2.1, evaluation during training (AlpacaFarm),
-# a limit on the tokens of a record in sal-sft (512 + 512) and of a text in sal-synthpref (1536): a record longer than the context is a bad one.
+# What the release has and the tools have not: NF4 for the base (--quantize), training on more than one processor or card, fastText
+# for the rule on languages of step 2.1 (scripts are compared, or the records' `lang`), evaluation during training (AlpacaFarm), a limit on the tokens of a record in sal-sft (512 + 512) and of a text in sal-synthpref (1536): a record longer than the context is a bad one.
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
 
 MODEL      ?= models/Llama-2-70b-hf
@@ -59,6 +58,7 @@ NEGATE     ?= 0.5          # a principle is negated with this probability       
 NOISE      ?= 0.1          # a label is flipped                                                               2.1
 RULE_NOISE ?= 0.25         # the same where a rule set it: 0.1 x 2.5                                          2.1
 RULE       ?= 0.5          # an answer "As an AI language model" loses                                        2.1
+LANGUAGE   ?= 1            # an answer in another language than the prompt's loses                            2.1
 PMP_LR     ?= 5e-5         # PMP: learning rate, cosine                                                       2.2
 PMP_WARM   ?= 0.01         # PMP: warm-up ratio                                                               2.2
 PMP_LEN    ?= --instruction-len 256 --response-len 640 --max-len 1024#                                        2.2
@@ -93,7 +93,7 @@ PPO_CLIP   ?= 1            # largest norm of a gradient, policy and critic      
 ALARM      ?= kl=100 lr=1 length=8:1000# what stops a run: nats an answer, nats a token in a step, tokens of an answer; not the release's   3.2
 SAVE       ?= 10           # steps between the states that are kept                                           3.2
 $(call bare,DATA SHARDS SEED R ALPHA CLIP MIN_PROMPT MAX_PROMPT ORCA_CAP SA_T SA_TOP_P SA_NEW MIN_CHARS SFT_LR SFT_WARM SFT_BATCH SFT_EPOCHS T TOP_P \
-  MAX_NEW RESPONSES JUDGE_P RAW_CHARS DIMENSIONS AGREE PASSES MAX_K GEOMETRIC NEGATE NOISE RULE_NOISE RULE PMP_LR PMP_WARM RM_LR RM_WARM RM_BATCH RM_EPOCHS \
+  MAX_NEW RESPONSES JUDGE_P RAW_CHARS DIMENSIONS AGREE PASSES MAX_K GEOMETRIC NEGATE NOISE RULE_NOISE RULE LANGUAGE PMP_LR PMP_WARM RM_LR RM_WARM RM_BATCH RM_EPOCHS \
   RL_PROMPT BONUSES RL_P DRAW ROLLOUTS MINIBATCH RL_EPOCHS PPO_EPOCHS PPO_NEW PPO_LR PPO_WARM KL GAMMA LAMBDA RANGE V_RANGE VF BONUS CAP PENALTY SCALE \
   PPO_CLIP SAVE)
 
@@ -135,7 +135,7 @@ $(WORK)/judged.jsonl: $(WORK)/responses.jsonl
 # 2.1 preferences: k principles are drawn, each may be negated, the one with the largest gap decides
 $(WORK)/preferences.jsonl: $(WORK)/judged.jsonl
 	sal-rmdata --from judged -p $(JUDGE_P) --dimensions "$(DIMENSIONS)" --agree $(AGREE) --passes $(PASSES) --max-principles $(MAX_K) --geometric $(GEOMETRIC) \
-	  --negate $(NEGATE) --noise $(NOISE) --rule-noise $(RULE_NOISE) --boilerplate $(RULE) --seed $(SEED) < $< $(KEEP)
+	  --negate $(NEGATE) --noise $(NOISE) --rule-noise $(RULE_NOISE) --boilerplate $(RULE) --language $(LANGUAGE) --seed $(SEED) < $< $(KEEP)
 # 2.2 preference model pretraining: HH (160k) and SHP (160k, ratio of votes above 2), without principles; left out where HH and SHP are empty
 $(WORK)/human.jsonl: $(HH) $(SHP) | $(WORK)/model
 	{ sal-rmdata --from hh < $(HH) && sal-rmdata --from shp < $(SHP); } $(KEEP)

@@ -21,7 +21,7 @@ int
 main(int argc, char *argv[])
 {
 	struct sal_prefer_config f = { .passes = 4, .max_principles = 8, .geometric = 0.2, .negate = 0.5, .noise = -1, .rule_noise = 0.25,
-		.boilerplate = 0.5 };
+		.boilerplate = 0.5, .language = 1 };
 	const struct sal_opt opts[] = {
 		{ 0, "from", SAL_OPT_CHOICE, &f.from, 0, 0, "judged|contrast-samples|hh|shp", "what the records are [judged]" },
 		{ 'p', "principles", SAL_OPT_STR, &f.principles, 0, 0, "FILE", "collection that must know every principle used [not checked]" },
@@ -33,6 +33,7 @@ main(int argc, char *argv[])
 		{ 0, "noise", SAL_OPT_REAL, &f.noise, 0, 1, "P", "probability that a label is flipped [0.1 for judged pairs, else 0]" },
 		{ 0, "rule-noise", SAL_OPT_REAL, &f.rule_noise, 0, 1, "P", "the same where a rule set the label [0.25]" },
 		{ 0, "boilerplate", SAL_OPT_REAL, &f.boilerplate, 0, 1, "P", "probability that an answer with \"As an AI language model\" loses [0.5]" },
+		{ 0, "language", SAL_OPT_REAL, &f.language, 0, 1, "P", "probability that an answer in another language than the prompt's loses [1]" },
 		{ 0, "agree", SAL_OPT_CHOICE, &f.agree, 0, 0, "both|mean", "score only where both orders agree, or always their mean [both]" },
 		SAL_OPT_SEED(f.c),
 		SAL_OPT_STREAM(f.c),

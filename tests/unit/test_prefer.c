@@ -153,6 +153,28 @@ test_judged(void)
 	ok(gives(&c, rule, 2,
 	       "{\"id\":1,\"prompt\":\"q\",\"chosen\":\"yes\",\"rejected\":\"As an AI language model, no\",\"principles\":[{\"dimension\":\"A\",\"negated\":false}],"
 	       "\"deciding\":\"A\",\"scores\":{\"A\":1},\"flipped\":false,\"rule\":\"boilerplate\",\"pass\":0}\n"), "boilerplate loses");
+	static const char *const lang[] = {
+		"{\"id\":1,\"prompt\":\"Who?\",\"output_1\":\"\xE4\xBD\xA0\",\"output_2\":\"you\",\"judgements\":{\"A\":[1,3]}}",
+		"{\"id\":2,\"prompt\":\"Who?\",\"output_1\":\"\xE4\xBD\xA0\",\"output_2\":\"\xE4\xBD\xA0 2\",\"judgements\":{\"A\":[-1,3]}}",
+		"{\"id\":3,\"prompt\":\"3 + 4?\",\"output_1\":\"\xE4\xBD\xA0\",\"output_2\":\"7\",\"judgements\":{\"A\":[1,3]}}",
+		"{\"id\":4,\"prompt\":\"Who?\",\"output_1\":\"moi\",\"output_2\":\"me\",\"lang\":[\"en\",\"fr\",\"en\"],\"judgements\":{\"A\":[1,3]}}",
+		"{\"id\":5,\"prompt\":\"Who?\",\"output_1\":\"moi\",\"output_2\":\"toi\",\"lang\":[\"en\",\"fr\",\"fr\"],\"judgements\":{\"A\":[1,3]}}" };
+	c = plain;
+	c.language = 1;
+	c.agree = SAL_AGREE_MEAN;
+	got = run(&c, lang, 5, &report);
+	ok(got && strstr(got, "\"id\":1,\"prompt\":\"Who?\",\"chosen\":\"you\"") && !strstr(got, "\"id\":2") &&
+	    strstr(got, "\"id\":3,\"prompt\":\"3 + 4?\",\"chosen\":\"\xE4\xBD\xA0\"") && strstr(got, "\"id\":4,\"prompt\":\"Who?\",\"chosen\":\"me\"") &&
+	    !strstr(got, "\"id\":5") && !strstr(got, "\"lang\"") && strstr(report.data, "2 skipped (neither answer") && strstr(report.data, "2 by the rule on languages"),
+	    "an answer in another language loses, two of them are skipped");
+	free(got);
+	sal_buf_free(&report);
+	c.language = 0;
+	got = run(&c, lang, 5, NULL);
+	ok(got && strstr(got, "\"id\":1,\"prompt\":\"Who?\",\"chosen\":\"\xE4\xBD\xA0\"") && strstr(got, "\"id\":2") && !strstr(got, "language"), "unless it is switched off");
+	free(got);
+	c = plain;
+	c.boilerplate = 1;
 	c.noise = c.rule_noise = 1;
 	got = run(&c, rule, 2, NULL);
 	ok(got && strstr(got, "\"rejected\":\"yes\"") && strstr(got, "\"flipped\":true"), "noise flips");
@@ -218,9 +240,51 @@ test_sources(void)
 	free(got);
 }
 
+/* Shares of flipped labels over n pairs, of those that no rule decided and of those that one did: 4 standard deviations. */
+static void
+test_noise(void)
+{
+	enum { N = 4000 };
+	struct sal_prefer_config c = plain;
+	struct sal_record **r = calloc(N, sizeof *r);
+	struct sal_counts count = { 0 };
+	struct sal_prefer *p;
+	char line[256], *text = NULL, *at;
+	size_t len = 0;
+	FILE *f = open_memstream(&text, &len);
+	long n[2] = { 0 }, flipped[2] = { 0 };
+	int rc = 0;
+
+	c.noise = 0.1;
+	c.rule_noise = 0.25;
+	c.boilerplate = 0.5;
+	p = sal_prefer_open(&c);
+	for (int i = 0; r && p && rc == 0 && i < N; i++) {
+		int k = snprintf(line, sizeof line, "{\"id\":%d,\"prompt\":\"q\",\"output_1\":\"As an AI language model\",\"output_2\":\"b\",\"judgements\":{\"A\":[%d,%d]}}", i, i % 2 ? 1 : -1, i % 2 ? 2 : -2);
+		rc = (r[i] = sal_record_parse(line, (size_t)k, i + 1)) ? sal_prefer_check(p, r[i]) : -1;
+	}
+	rc = r && p && f && rc == 0 ? sal_prefer_run(p, r, N, f, &count) : -1;
+	if (f)
+		fclose(f);
+	for (char *s = text ? strtok_r(text, "\n", &at) : NULL; s; s = strtok_r(NULL, "\n", &at)) {
+		int k = strstr(s, "\"rule\":null") == NULL;
+		n[k]++;
+		flipped[k] += strstr(s, "\"flipped\":true") != NULL;
+	}
+	ok(rc == 0 && n[0] + n[1] == N && fabs((double)n[1] / N - 0.5) < 4 * sqrt(0.25 / N), "the boilerplate rule decides every second time");
+	ok(n[0] > 0 && n[1] > 0 && fabs((double)flipped[0] / (double)n[0] - 0.1) < 4 * sqrt(0.09 / (double)n[0]) &&
+	    fabs((double)flipped[1] / (double)n[1] - 0.25) < 4 * sqrt(0.1875 / (double)n[1]), "a tenth of the labels is flipped, of a rule's a quarter");
+	for (int i = 0; r && i < N; i++)
+		sal_record_free(r[i]);
+	free(r);
+	free(text);
+	sal_prefer_close(p);
+}
+
 int
 main(void)
 {
+	test_noise();
 	test_arithmetic();
 	test_size();
 	test_split();

@@ -208,6 +208,10 @@ count() { grep -F -- "$1" "$T/err" | awk '{ print $1 }'; } # of the rule with th
 	sal-prompts < "$T/in" 2>&1 > /dev/null | grep -o '[0-9]* MiB' > "$T/mib"
 	ldd "$BIN/sal-prompts" | grep -q libasan || [ "$(grep -o '[0-9]*' "$T/mib")" -le 12 ]
 }
+@test "20,000 synthetic messages and conversations: time, memory, one file and ten" {
+	! ldd "$BIN/sal-prompts" | grep -q libasan || skip "memory under a sanitizer says nothing"
+	BUILD=${BIN%/bin} tests/scale 20000
+}
 @test "a temporary file that cannot grow is reported, and nothing is written" {
 	for i in $(seq 500); do echo "{\"prompt\":\"text number $i\"}"; done > "$T/in"
 	run bash -c "trap '' XFSZ; ulimit -f 2; sal-prompts -q --cap 400 < '$T/in' 2>&1 | cat"

@@ -27,3 +27,16 @@ pairs() { for i in 1 2 3 4 5; do printf '{"chosen_tokens":[%d,2,3,4],"rejected_t
 	refused 1
 	grep -q 'stdin:1: .*margin' "$T/err"
 }
+@test "toy: two principles; a pair of a short and a long answer is ranked by Concise, and turned round by its negation; so is one of manners" {
+	echo '[{"dimension":"Concise","definition":"short","negative_definition":"long"},{"dimension":"Polite","definition":"kind","negative_definition":"rude"}]' > "$T/p.json"
+	# each pair both ways round; every fourth is held out
+	jq -cn '["the","and","of","to","in","it","is","on"] as $w | range(32) as $i | $w[$i % 8] as $a | $w[($i / 8 | floor) * 3 + 1 + $i % 4 - 8] as $b
+		| ({id: $i, prompt: $a, principles: [{dimension: "Concise", negated: false}], chosen: $b, rejected: ($b + " " + $a + " " + $b + " and " + $a + " of " + $b)},
+		{id: $i, prompt: $a, principles: [{dimension: "Polite", negated: false}], chosen: ("please " + $b), rejected: ("go " + $b)})
+		| ., (.principles[0].negated = true | {chosen: .rejected, rejected: .chosen} as $x | . + $x)' > "$T/all"
+	jq -c 'select(.id % 4 != 3)' "$T/all" | sal-rmtrain -q -m "$M" -o "$T/rm" -p "$T/p.json" --template tests/data/reward.txt --max-len 250 --lora-r 8 --lora-alpha 16 \
+		--batch 16 --epochs 8 --learning-rate 5e-3 --schedule cosine --max-grad-norm 1 > "$T/log"
+	jq -c 'select(.id % 4 == 3)' "$T/all" | sal-score -q -m "$M" -a "$T/rm" -p "$T/p.json" --template tests/data/reward.txt --max-len 250 > "$T/out"
+	jq -es 'group_by([.principles[0].dimension, .principles[0].negated]) | length == 4 and
+		all(.[]; length == 8 and (map(if .reward_chosen > .reward_rejected then 1 else 0 end) | add) >= 7)' "$T/out"
+}

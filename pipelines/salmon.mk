@@ -21,7 +21,7 @@ RM_BATCH  ?= 8             # pairs an update      paper: 64
 RM_EPOCHS ?= 1             # epochs               paper: 1
 R         ?= 16            # LoRA rank r          paper: 64
 ALPHA     ?= 16            # LoRA alpha           paper: 16
-N_JUDGE   ?= 32            # pairs judged by contrast
+N_JUDGE   ?= 32            # pairs judged by contrast, and scored with their answers swapped
 UNDER     ?= Concise       # principle that PPO aligns with    paper: draws of 14
 NEGATED   ?=               # not empty: with its negation
 BRIEF     ?= $(if $(filter demo,$(P)),Concise,$(UNDER)) # principle that length could stand in for: the report sets it apart
@@ -90,6 +90,9 @@ $(BASE)/given.jsonl: $(BASE)/held.prefs.jsonl $(rm)
 	$(score) < $< $(KEEP)
 $(BASE)/negated.jsonl: $(BASE)/held.prefs.jsonl $(rm)
 	$(score) --negate < $< $(KEEP)
+# answers that change places must keep their rewards
+$(BASE)/swapped.jsonl: $(BASE)/held.prefs.jsonl $(rm)
+	head -n $(N_JUDGE) $< | jq -c '{chosen: .rejected, rejected: .chosen} as $$x | . + $$x' | $(score) $(KEEP)
 $(BASE)/concise.jsonl: $(BASE)/held+.jsonl $(BASE)/held-.jsonl $(rm)
 	cat $(BASE)/held+.jsonl $(BASE)/held-.jsonl | $(score) --under $(BRIEF) $(KEEP)
 $(BASE)/verbose.jsonl: $(BASE)/held+.jsonl $(BASE)/held-.jsonl $(rm)
@@ -121,7 +124,7 @@ $(WORK)/reference.jsonl: $(WORK)/after.jsonl
 	sal-score -m $(MODEL) --logprobs --temperature $(T) < $< $(KEEP)
 
 answers: $(addprefix $(WORK)/,before.jsonl after.jsonl reference.jsonl)
-report: answers $(addprefix $(BASE)/,given.jsonl negated.jsonl concise.jsonl verbose.jsonl judged.prefs.jsonl)
+report: answers $(addprefix $(BASE)/,given.jsonl negated.jsonl swapped.jsonl concise.jsonl verbose.jsonl judged.prefs.jsonl)
 	@$(HERE)/report $(BASE) $(WORK) $(PPO_STEPS) "$(UNDER)$(if $(NEGATED), negated)" $(BRIEF) | tee $(WORK)/report.txt
 
 .PHONY: demo about answers report

@@ -15,7 +15,7 @@ whole() { [ -e "$BATS_FILE_TMPDIR/whole/report.txt" ] || salmon "$BATS_FILE_TMPD
 
 @test "salmon.mk: every stage runs, and the report tells of each" {
 	whole
-	for word in minutes "contrast judge" "accuracy, principle as given" "accuracy, principle negated" "length alone" correlation \
+	for word in minutes "contrast judge" "accuracy, principle as given" "accuracy, principle negated" "length alone" correlation "turns round when negated" "swap places  *4 of 4 pairs" \
 		"step 1: reward" "step 2: reward" "log-probabilities taken 4, first update: KL 0, clipped 0" "reward before" "reward after" "KL an answer" before; do
 		grep -q -- "$word" "$BATS_FILE_TMPDIR/out"
 	done

@@ -169,3 +169,39 @@ until_shown() {
 	jq -e '.messages[0].content == "hello the" and (.messages[1].content | length > 10)' "$T/s"
 	! grep -qa 'half a line.*%%%' "$T/screen"
 }
+@test "a terminal: /undo, /reset, /adapter, /params and /save act; the oldest turns are left out with a note" {
+	command -v script > /dev/null || skip "no script(1)"
+	echo '{"prompt_tokens":[1],"response_tokens":[2,3]}' | sal-sft -q -m "$M" -o "$T/a" --lora-r 4 --learning-rate 0.5 --schedule constant --warmup-steps 0 > /dev/null
+	terminal "sal-chat -m '$M' --context 120 --max-tokens 12 --temperature 0; echo ended with \$?"
+	until_shown '> '
+	shows() { type '/params\r' && until_shown "$1"; } # what was typed before has been done by then
+	type 'one\r'
+	shows '2 turns, 0 of them left out'
+	type "/save $T/one\r"
+	type '/undo\r'
+	shows '0 turns, 0 of them left out'
+	type '/undo\r'
+	until_shown 'sal-chat: /undo: nothing was said'
+	type "/adapter $T/a\r"
+	shows "adapter $T/a"
+	type 'one\r'
+	shows '2 turns'
+	type "/save $T/two\r"
+	type '/adapter\r'
+	shows 'adapter none'
+	type '/params temperature 0.5\r'
+	shows 'temperature 0.5'
+	type '/params temperature 0\r'
+	type '/reset\r'
+	shows '0 turns, 0 of them left out'
+	for q in 'a question of some length' 'and another one like it' 'and a third, which is too much' 'and a fourth, to be sure'; do type "$q\r"; done
+	until_shown 'sal-chat: the oldest [0-9]* turns no longer fit in the context of 120 tokens and are left out'
+	shows '8 turns, [1-9] of them left out'
+	type '/quit\r'
+	until_shown 'ended with 0'
+	exec 9>&-
+	wait $pid
+	# the answers are those of a pipe
+	for s in one two; do asked "$T/$s" | said --temperature 0 $([ $s = one ] || echo "-a $T/a") | diff - <(jq -r '.messages[1].content' "$T/$s"); done
+	! cmp -s "$T/one" "$T/two"
+}

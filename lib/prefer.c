@@ -2,6 +2,7 @@
 /* prefer.c - principle subsets, the deciding principle, rules and noise; contrast samples; HH-RLHF and SHP; statistics. */
 #include "lib/prefer.h"
 #include "lib/chat.h"
+#include "lib/released.h"
 #include "lib/script.h"
 #include <errno.h>
 #include <math.h>
@@ -27,7 +28,7 @@ struct sal_prefer {
 	double noise;
 	struct stats stats[MAX_DIMENSIONS];
 	double corr[MAX_DIMENSIONS][MAX_DIMENSIONS];
-	long pairs, written, undecided, equal, alone, weak, flipped, ruled, foreign, languages;
+	long pairs, written, undecided, equal, alone, weak, flipped, ruled, foreign, languages, unjudged;
 };
 
 struct name { /* a record by its id */
@@ -169,6 +170,12 @@ parse_dimensions(struct sal_prefer *p, const char *list)
 	}
 }
 
+static bool
+is_judged(const struct sal_prefer_config *c)
+{
+	return c->from == SAL_FROM_JUDGED || c->from == SAL_FROM_RELEASED;
+}
+
 struct sal_prefer *
 sal_prefer_open(const struct sal_prefer_config *cfg)
 {
@@ -179,7 +186,7 @@ sal_prefer_open(const struct sal_prefer_config *cfg)
 		return NULL;
 	}
 	p->cfg = cfg;
-	p->noise = cfg->noise >= 0 ? cfg->noise : cfg->from == SAL_FROM_JUDGED ? 0.1 : 0;
+	p->noise = cfg->noise >= 0 ? cfg->noise : is_judged(cfg) ? 0.1 : 0;
 	if ((cfg->principles && (p->principles = sal_principles_open(cfg->principles)) == NULL) ||
 	    (cfg->dimensions && parse_dimensions(p, cfg->dimensions) != 0)) {
 		sal_prefer_close(p);
@@ -201,13 +208,13 @@ sal_prefer_close(struct sal_prefer *p)
 int
 sal_prefer_plan(void *ctx, struct sal_buf *out)
 {
-	static const char *const from[] = { "judged pairs", "contrast samples", "HH-RLHF", "SHP" };
+	static const char *const from[] = { "judged pairs", "contrast samples", "HH-RLHF", "SHP", "the release's files" };
 	const struct sal_prefer *p = ctx;
 	const struct sal_prefer_config *c = p->cfg;
 
 	sal_buf_printf(out, "preferences from %s, labels flipped with probability %g, seed %llu\n", from[c->from], p->noise,
 	    (unsigned long long)c->c.seed);
-	if (c->from == SAL_FROM_JUDGED)
+	if (is_judged(c))
 		sal_buf_printf(out, "%d passes, at most %d principles, geometric %g, negated with probability %g\n", c->passes, c->max_principles,
 		    c->geometric, c->negate);
 	if (c->dimensions)
@@ -377,6 +384,8 @@ sal_prefer_check(void *ctx, const struct sal_record *r)
 		return check_hh(r->json);
 	if (p->cfg->from == SAL_FROM_SHP)
 		return check_shp(r->json);
+	if (p->cfg->from == SAL_FROM_RELEASED)
+		return sal_released_check(r);
 	if ((p->cfg->from == SAL_FROM_JUDGED ? check_judged(p, r->json) : check_contrast(p, r->json)) != 0 || (id = sal_record_id(r)) == NULL)
 		return -1;
 	free(id);
@@ -631,6 +640,37 @@ run_judged(struct sal_prefer *p, struct sal_record **r, int n, FILE *out, struct
 	return rc;
 }
 
+/* The release's files as judged pairs; those that lack a dimension are left out. */
+static int
+run_released(struct sal_prefer *p, struct sal_record **r, int n, FILE *out, struct sal_counts *count)
+{
+	struct sal_record **pair = NULL;
+	int k = 0, kept = 0, most = 0, rc = sal_released_join(r, n, &pair, &k);
+
+	for (int i = 1; rc == 0 && i < k; i++) /* the fullest says what a pair must have */
+		if (cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(pair[i]->json, "judgements")) >
+		    cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(pair[most]->json, "judgements")))
+			most = i;
+	if (rc == 0 && k > 0)
+		rc = check_judged(p, pair[most]->json);
+	for (int i = 0; rc == 0 && i < k; i++) {
+		struct sal_record *x = pair[i];
+		if (check_judged(p, x->json) != 0) {
+			p->unjudged++;
+			continue;
+		}
+		pair[i] = pair[kept];
+		pair[kept++] = x;
+	}
+	p->pairs = kept;
+	if (rc == 0 && kept > 0)
+		rc = run_judged(p, pair, kept, out, count);
+	for (int i = 0; i < k; i++)
+		sal_record_free(pair[i]);
+	free(pair);
+	return rc;
+}
+
 /* ---- samples under a principle and under its negation --------------------- */
 
 static bool
@@ -806,6 +846,8 @@ sal_prefer_run(struct sal_prefer *p, struct sal_record **r, int n, FILE *out, st
 	p->pairs = n;
 	if (p->cfg->from == SAL_FROM_JUDGED)
 		return n ? run_judged(p, r, n, out, count) : 0;
+	if (p->cfg->from == SAL_FROM_RELEASED)
+		return run_released(p, r, n, out, count);
 	if (p->cfg->from == SAL_FROM_CONTRAST)
 		return run_contrast(p, r, n, out, count);
 	for (int i = 0; rc == 0 && i < n; i++)
@@ -818,7 +860,7 @@ sal_prefer_run(struct sal_prefer *p, struct sal_record **r, int n, FILE *out, st
 void
 sal_prefer_report(const struct sal_prefer *p, struct sal_buf *b)
 {
-	if (p->cfg->from == SAL_FROM_JUDGED && p->pairs > 0) {
+	if (is_judged(p->cfg) && p->pairs > 0) {
 		sal_buf_printf(b, "    %-26s %6s %9s %9s %9s %8s\n", "dimension", "agree", "bias", "rms", "variance", "decided");
 		for (int d = 0; d < p->n_dims; d++) {
 			const struct stats *t = &p->stats[d];
@@ -839,7 +881,9 @@ sal_prefer_report(const struct sal_prefer *p, struct sal_buf *b)
 		sal_buf_puts(b, "\n");
 	}
 	sal_buf_printf(b, "%ld preferences", p->written);
-	if (p->cfg->from == SAL_FROM_JUDGED)
+	if (p->cfg->from == SAL_FROM_RELEASED)
+		sal_buf_printf(b, ", %ld pairs skipped (not judged by every principle)", p->unjudged);
+	if (is_judged(p->cfg))
 		sal_buf_printf(b, ", %ld skipped (no principle decides), %ld skipped (neither answer in the prompt's language), %ld by the boilerplate rule, "
 		    "%ld by the rule on languages", p->undecided, p->foreign, p->ruled, p->languages);
 	if (p->cfg->from == SAL_FROM_CONTRAST)

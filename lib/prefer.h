@@ -4,6 +4,7 @@
  *
  * judged            per (id, pass): a permutation of the dimensions, its first k (k geometric), each negated by chance; the
  *                   principle with the largest |score| decides; then the rules on boilerplate and languages, then noise
+ * released          the release's files, joined into judged pairs (released.h), then the same
  * contrast-samples  answers under a principle against answers under its negation, of one id: the label is known
  * hh, shp           public comparisons, without principles
  * Draws are named (seed, stage, id, pass): stages subset, negate, boilerplate, language, noise.  The n-th further record of an id adds n * 2^32.
@@ -13,7 +14,7 @@
 #include "lib/filter.h"
 #include "lib/prompt.h"
 
-enum sal_prefer_from { SAL_FROM_JUDGED, SAL_FROM_CONTRAST, SAL_FROM_HH, SAL_FROM_SHP };
+enum sal_prefer_from { SAL_FROM_JUDGED, SAL_FROM_CONTRAST, SAL_FROM_HH, SAL_FROM_SHP, SAL_FROM_RELEASED };
 enum sal_prefer_agree { SAL_AGREE_BOTH, SAL_AGREE_MEAN };
 struct sal_prefer_config {
 	struct sal_common c;

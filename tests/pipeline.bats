@@ -82,7 +82,7 @@ whole() { [ -e "$BATS_FILE_TMPDIR/whole/report.txt" ] || salmon "$BATS_FILE_TMPD
 @test "steer.mk: every run is seen under every principle, and best of N needs no training" {
 	whole
 	run make --no-print-directory -f pipelines/steer.mk BIN="$BIN" MODEL="$BATS_FILE_TMPDIR/model" BASE="$BATS_FILE_TMPDIR/whole" WORK="$T/steer" \
-		RUNS='Concise Concise-negated Poetic' N_PPO=4 PPO_STEPS=1 MINIBATCH=2 BEST=2 PPO_NEW=8 R=4 PPO_LR=1e-2 steer
+		RUNS='Concise Concise-negated Poetic' N_PPO=4 PPO_STEPS=1 MINIBATCH=2 BEST=2 PPO_NEW=8 R=4 PPO_LR=1e-2 ALARM= steer
 	[ "$status" -eq 0 ]
 	for r in Concise Concise-negated Poetic; do
 		[ "$(grep -c "^$r  .*+-.*+-.*+-.*+-.*+-.*+-" "$T/steer/steer.txt")" -eq 1 ]
@@ -90,4 +90,13 @@ whole() { [ -e "$BATS_FILE_TMPDIR/whole/report.txt" ] || salmon "$BATS_FILE_TMPD
 	done
 	[ "$(grep -c '^Poetic-negated  .*+-' "$T/steer/steer.txt")" -eq 1 ]
 	grep -q '^compare judge: agrees with the label on [0-9]* of 4 pairs' "$T/steer/steer.txt"
+}
+@test "salmon.mk: a step that passes an alarm stops make with its line" {
+	whole
+	run make --no-print-directory -f pipelines/steer.mk BIN="$BIN" MODEL="$BATS_FILE_TMPDIR/model" BASE="$BATS_FILE_TMPDIR/whole" WORK="$T/steer" \
+		RUNS=Concise N_PPO=4 PPO_STEPS=1 MINIBATCH=2 PPO_NEW=8 R=4 PPO_LR=1e-2 steer
+	[ "$status" -eq 2 ]
+	[[ "$output" == *"sal-ppo-step: alarm: step 1: the policy has moved "*" nats a token at a learning rate of 0.01, more than 1 (--alarm lr)"* ]]
+	[ ! -e "$T/steer/Concise/ppo1.jsonl" ]
+	[ ! -e "$T/steer/Concise/state1" ]
 }

@@ -23,7 +23,7 @@ main(int argc, char *argv[])
 	struct sal_prefer_config f = { .passes = 4, .max_principles = 8, .geometric = 0.2, .negate = 0.5, .noise = -1, .rule_noise = 0.25,
 		.boilerplate = 0.5, .language = 1 };
 	const struct sal_opt opts[] = {
-		{ 0, "from", SAL_OPT_CHOICE, &f.from, 0, 0, "judged|contrast-samples|hh|shp", "what the records are [judged]" },
+		{ 0, "from", SAL_OPT_CHOICE, &f.from, 0, 0, "judged|contrast-samples|hh|shp|released", "what the records are [judged]" },
 		{ 'p', "principles", SAL_OPT_STR, &f.principles, 0, 0, "FILE", "collection that must know every principle used [not checked]" },
 		{ 0, "dimensions", SAL_OPT_STR, &f.dimensions, 0, 0, "LIST", "dimensions to use, separated by commas [SALMON's eight, or all there are]" },
 		{ 0, "passes", SAL_OPT_INT, &f.passes, 1, 1 << 20, "N", "times each pair is drawn for [4]" },

@@ -249,6 +249,7 @@ updates(struct report *r, const struct sal_table *t)
 {
 	static const struct { const char *field, *title, *label, *range; } what[] = {
 		{ "clip_fraction", "Clip fraction of each update", "share of tokens", from_0 },
+		{ "entropy", "Entropy at each update", "nats a token", from_0 },
 		{ "approx_kl", "Approximate KL of each update", "nats a token", from_0 },
 		{ "value_loss", "Value error of each update", "root mean square, scaled", from_0 },
 		{ "policy_loss", "Policy loss of each update", "loss", NULL },

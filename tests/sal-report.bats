@@ -15,7 +15,7 @@ setup_file() {
 		judgements: {"Concise": [($i - 3.5), 1], ($x): [1, -2]}}' > judged.jsonl
 	for i in 1 2; do
 		jq -cn --argjson i $i '{step: $i, lr: 1e-4, records: 4, tokens: 40, reward: $i, reward_std: 2, kl: ($i / 10), no_stop: 1,
-			updates: [range(3) | {policy_loss: ., value_loss: 8, grad_norm: 1, approx_kl: 0.1, clip_fraction: 0.25}]}' > ppo$i.jsonl
+			updates: [range(3) | {policy_loss: ., value_loss: 8, grad_norm: 1, approx_kl: 0.1, clip_fraction: 0.25, entropy: (2 - . / 10)}]}' > ppo$i.jsonl
 		jq -cn 'range(4) | {id: "p\(.)", prompt: "Ask", response: "a", reward: 1, logprobs: [-1, -2]}' > ppo$i.rollouts
 	done
 	for f in before after; do
@@ -42,6 +42,9 @@ fact() { sed -nE "s|^<tr><th scope=\"row\">$1</th><td>(.*)</td></tr>|\1|p" "$T/p
 	grep -q '^sal-report: [0-9]* records, .*MiB peak$' "$T/err"
 	head -n 1 "$T/page" | grep -qx '<!DOCTYPE html>'
 	tail -n 1 "$T/page" | grep -qx '</html>'
+	for f in Reward "Length of an answer" "Entropy at each update" "Clip fraction of each update" "Value error of each update" "Approximate KL of each update" Calibration; do
+		grep -q "<figcaption>$f" "$T/page" || { echo "no $f"; false; }
+	done
 	for s in ppo reward judge sampled after provenance; do grep -q "<section id=\"$s\">" "$T/page"; done
 	[ "$(grep -c '<figure>' "$T/page")" -eq "$(grep -c '</figure>' "$T/page")" ]
 	[ "$(grep -c '<figcaption>' "$T/page")" -ge 20 ]

@@ -25,6 +25,19 @@ check_options(struct sal_step *s)
 		sal_opts_fail("%s", sal_errmsg());
 }
 
+/* The step, and what is told of it. */
+static int
+run(const struct sal_step *s, struct sal_counts *n, struct sal_step_told *told)
+{
+	if ((s->init ? sal_step_init(s, told) : sal_step_run(s, stdin, stdout, n, told)) != 0) {
+		sal_warn("%s", sal_errmsg());
+		return EXIT_FAILURE;
+	}
+	if (!s->init && !s->c.quiet && !s->c.dry_run)
+		sal_warn("step %ld: log-probabilities of %d records taken, of %d recomputed", told->step, told->taken, told->recomputed);
+	return EXIT_SUCCESS;
+}
+
 int
 main(int argc, char *argv[])
 {
@@ -78,16 +91,11 @@ main(int argc, char *argv[])
 	};
 	struct sal_step_told told = { 0 };
 	struct sal_counts n = { 0 };
-	int status = EXIT_FAILURE;
+	int status;
 
 	sal_opts_parse(argc, argv, opts, "sal-ppo-step -m PATH -s STATE -o NEWSTATE [options] < scored > statistics",
 	    "One PPO step on scored samples; with --init, write the first state.");
 	check_options(&s);
-	if ((s.init ? sal_step_init(&s, &told) : sal_step_run(&s, stdin, stdout, &n, &told)) == 0)
-		status = EXIT_SUCCESS;
-	else
-		sal_warn("%s", sal_errmsg());
-	if (status == EXIT_SUCCESS && !s.init && !s.c.quiet && !s.c.dry_run)
-		sal_warn("step %ld: log-probabilities of %d records taken, of %d recomputed", told.step, told.taken, told.recomputed);
+	status = run(&s, &n, &told);
 	return sal_finish(status, &s.c, &n, told.isa[0] ? told.isa : NULL);
 }

@@ -170,6 +170,9 @@ def main():
     short = {d: mean(right([(len(r["rejected"]), len(r["chosen"])) for r in held if r["deciding"] == d])) >= 0.5 for d in {r["deciding"] for r in held}}
     say("length alone, the better sign of each principle", right([(len(r["rejected"]), len(r["chosen"])) if short[r["deciding"]] else (len(r["chosen"]), len(r["rejected"])) for r in held]), ids)
     print("%-58s 0.500" % "a coin")
+    lead = [[a - b for a, b in x] for x in (ours, theirs)]
+    x, y = ([v - mean(l) for v in l] for l in lead)
+    print("%-58s %.4f" % ("correlation of the leads of chosen over rejected", sum(a * b for a, b in zip(x, y)) / math.sqrt(sum(a * a for a in x) * sum(b * b for b in y))))
     d, e = clustered([a - b for a, b in zip(right(ours), right(theirs))], ids)
     print("%-58s %.3f +- %.3f" % ("difference, tool less torch, pair by pair", d, e))
     return abs(d) > 2 * e

@@ -68,6 +68,21 @@ add_text(struct trainer *tr, const char *text, struct sal_ids *out)
 	return sal_tokenize_plain(tr->r.tk, text, strlen(text), out);
 }
 
+/* The last tokens of a prompt, its BOS kept, and the first ones of an answer. */
+static void
+shorten(const struct trainer *tr, struct sal_ids *ids, int *from)
+{
+	int most = tr->t->prompt_len, over = most ? *from - most : 0, bos = ids->id[0] == sal_tokenizer_bos(tr->r.tk) && most > 1;
+
+	if (over > 0) {
+		memmove(ids->id + bos, ids->id + bos + over, (size_t)(ids->n - bos - over) * sizeof *ids->id);
+		ids->n -= over;
+		*from -= over;
+	}
+	if (tr->t->response_len && ids->n - *from > tr->t->response_len)
+		ids->n = *from + tr->t->response_len;
+}
+
 /* prompt ids, then the answer's: token fields win over text; a text answer that was not cut off ends with the model's first end token. */
 static int
 answer(struct trainer *tr, const cJSON *j, const char *tokens, const char *text, struct sal_ids *out, int *from)
@@ -97,6 +112,7 @@ answer(struct trainer *tr, const cJSON *j, const char *tokens, const char *text,
 	}
 	if (*from < 1)
 		return sal_err("empty prompt: nothing predicts the first token");
+	shorten(tr, out, from);
 	return 0;
 }
 

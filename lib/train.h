@@ -22,6 +22,7 @@ struct sal_train {
 	const char *save_gradients;
 	/* text */
 	const char *format, *system, *principles, *template;
+	int prompt_len, response_len; /* of SFT and DPO; 0: no limit */
 	struct sal_reward_limits limits;
 };
 

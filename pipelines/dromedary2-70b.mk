@@ -11,7 +11,8 @@
 #                   LAUNCH='xargs -P 8 -I {} srun -N 1 -n 1 --exact bash -c'"; run again, it goes on where its time ended
 #
 # What the release has and the tools have not: NF4 for the base (--quantize), training on more than one processor or card, fastText
-# for the rule on languages of step 2.1 (scripts are compared, or the records' `lang`), evaluation during training (AlpacaFarm), a limit on the tokens of a record in sal-sft (512 + 512) and of a text in sal-synthpref (1536): a record longer than the context is a bad one.
+# for the rule on languages of step 2.1 (scripts are compared, or the records' `lang`), evaluation during training (AlpacaFarm), a limit on
+# the tokens of a text in sal-synthpref (1536): one longer than the context is a bad record.
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
 
 MODEL      ?= models/Llama-2-70b-hf
@@ -42,6 +43,7 @@ MIN_CHARS  ?= 160          # shortest complete answer                           
 SFT_LR     ?= 1e-4         # learning rate, cosine                                                            0
 SFT_WARM   ?= 0.03         # warm-up ratio                                                                    0
 SFT_BATCH  ?= 128          # records an update: 4 x 4 x 8 GPUs                                                0
+SFT_LEN    ?= --prompt-len 512 --response-len 512#                                                            0
 SFT_EPOCHS ?= 1            # epochs                                                                           0
 T          ?= 0.7          # temperature T, here and in PPO                                                   1.2, 3.2
 TOP_P      ?= 1.0          # top-p                                                                            1.2, 3.2
@@ -119,7 +121,7 @@ $(WORK)/selfalign.jsonl: $(SHAREGPT) $(DOLLY) $(OASST1) $(OPENORCA) $(SAL_PROMPT
 $(WORK)/watson.jsonl: $(WORK)/selfalign.jsonl
 	$(sharded) 1 $< $@ 'sal-generate $(on) --format none --stop "$$(printf "\n\nUser:")" --max-tokens $(SA_NEW) --temperature $(SA_T) --top-p $(SA_TOP_P) --seed $(SEED)'
 $(WORK)/sft.jsonl: $(WORK)/watson.jsonl $(SAL_PROMPTS)/identity.jsonl
-	sal-filter --min-chars $(MIN_CHARS) < $< | cat - $(SAL_PROMPTS)/identity.jsonl | sal-sft $(on) -o $(sft) --format dromedary $(lora) \
+	sal-filter --min-chars $(MIN_CHARS) < $< | cat - $(SAL_PROMPTS)/identity.jsonl | sal-sft $(on) -o $(sft) --format dromedary $(lora) $(SFT_LEN) \
 	  --learning-rate $(SFT_LR) --schedule cosine --warmup-ratio $(SFT_WARM) --batch $(SFT_BATCH) --epochs $(SFT_EPOCHS) --max-grad-norm $(CLIP) \
 	  --save-every 500 --seed $(SEED) $(KEEP)
 

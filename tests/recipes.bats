@@ -38,7 +38,7 @@ small() { # FILE WORK OPTION...
 @test "recipe: make -n of the 70B file names every tool and the paper's values" {
 	recipe dromedary2-70b n -n > "$T/out"
 	for tool in prompts generate filter sft synthpref rmdata rmtrain score ppo-step; do grep -q "sal-$tool " "$T/out"; done
-	for value in "max-tokens 512 --temperature 0.7 --top-p 0.95" "min-chars 160" "warmup-ratio 0.03 --batch 128 --epochs 1 --max-grad-norm 0.3" \
+	for value in "max-tokens 512 --temperature 0.7 --top-p 0.95" "min-chars 160" "prompt-len 512 --response-len 512" "warmup-ratio 0.03 --batch 128 --epochs 1 --max-grad-norm 0.3" \
 		"-n 2 --max-tokens 768 --seed 42" "-p rm --template judge.txt --min-chars 16" "passes 4 --max-principles 8 --geometric 0.2" \
 		"negate 0.5 --noise 0.1 --rule-noise 0.25" "len 256 --response-len 640 --max-len 1024 --learning-rate 5e-5" "warmup-ratio 0.01" \
 		"len 128 --response-len 768 --max-len 1280 --learning-rate 3e-5" "batch 64" "lora-r 64 --lora-alpha 16" "-p ppo --draw 3 --template reward_rl.txt" \

@@ -30,6 +30,18 @@ data() { for i in 1 2 3 4 5 6 7; do printf '{"prompt_tokens":[%d,2,3],"response_
 	[ ! -e "$T/b.partial" ]
 	cmp "$T/a/adapter_model.safetensors" "$T/b/adapter_model.safetensors"
 }
+@test "--prompt-len keeps the last tokens of a prompt and its BOS, --response-len the first of an answer" {
+	same() { # RECORD OPTION...: the loss of the record as it is and of the other with the options
+		cmp <(echo "$1" | sal-sft -q -m "$M" -o "$T/x" $D) <(echo "$long" | sal-sft -q -m "$M" -o "$T/x" $D "${@:2}")
+	}
+	local long='{"prompt_tokens":[1,2,3,4],"response_tokens":[5,6,7]}'
+	same '{"prompt_tokens":[3,4],"response_tokens":[5,6,7]}' --prompt-len 2
+	same '{"prompt_tokens":[1,2,3,4],"response_tokens":[5]}' --response-len 1
+	same "$long" --prompt-len 4 --response-len 3
+	long='{"prompt_tokens":[269,2,3,4],"response_tokens":[5,6,7]}' # the tiny model's BOS
+	same '{"prompt_tokens":[269,4],"response_tokens":[5,6,7]}' --prompt-len 2
+	same '{"prompt_tokens":[4],"response_tokens":[5,6,7]}' --prompt-len 1
+}
 @test "an answer that was cut off teaches no end" {
 	told() { printf '{"prompt":"hi","response":"there"%s}\n' "$1" | sal-sft -q -m "$M" -o "$T/a${#1}" $D | jq .num_tokens; }
 	[ "$(told ,\"has_stop\":true)" -eq "$(told)" ]

@@ -14,6 +14,8 @@ main(int argc, char *argv[])
 		{ 0, "beta", SAL_OPT_REAL, &t.beta, 1e-9, 1e9, "B", "DPO's beta [0.1]" },
 		{ 0, "format", SAL_OPT_STR, &t.format, 0, 0, "NAME", "chat format of text records [the model's own]" },
 		{ 0, "system", SAL_OPT_STR, &t.system, 0, 0, "TEXT", "system turn of text records [the format's own]" },
+		{ 0, "prompt-len", SAL_OPT_INT, &t.prompt_len, 0, 1 << 20, "N", "last tokens of a prompt kept, with its BOS; 0: all [0]" },
+		{ 0, "response-len", SAL_OPT_INT, &t.response_len, 0, 1 << 20, "N", "first tokens of an answer kept; 0: all [0]" },
 		SAL_OPT_TRAIN(t),
 		SAL_OPT_SEED(t.c),
 		SAL_OPT_COMPUTE(t.c),

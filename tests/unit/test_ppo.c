@@ -115,6 +115,9 @@ test_compat(void)
 	ok(near(grad[3], 2 * p.vf_coef * -32 / slots), "and pads share a gradient");
 	check_gradient(&p, &a[0], false, "gradient of the policy loss with pads");
 	check_gradient(&p, &a[0], true, "gradient of the value loss with pads");
+	float far[] = { 1, 2, 4, 8 };
+	s = sal_ppo_value_loss(&p, &a[0], far, 1, grad); /* the pads' value moves by 10: nearer, but held back */
+	ok(s.clipped == 2 && near(s.error, want - 2 * 32. * 32 + 2 * 22. * 22) && near(s.loss, 0.5 * (want - 2 * 32. * 32 + 2 * 31.8 * 31.8)), "an error is of the value, a loss of the clipped one");
 	p.whiten = SAL_WHITEN_BATCH;
 	ok(sal_ppo_advantages(&p, a, 4) == 0, "gae with pads again");
 	moments(a, &mean, &var);

@@ -43,13 +43,13 @@ main(void)
 {
 	static const int want[] = { 7, 3, 2, 8, 5, 6, 9, 4, 0, 1 }; /* random.Random(42).shuffle of 0 .. 9 */
 	int p[1000], seen[1000] = { 0 }, good;
-	/* sorted: a, b, b, c; the pair c has a short answer; so three pairs, which Python orders 1, 0, 2 */
+	/* sorted: a, b, b, c; a pair c has an answer of 15 characters, one of b has 16; so three pairs, which Python orders 1, 0, 2 */
 	static const char *const in[] = {
-		"{\"instruction\":\"b\",\"input\":\"\",\"output\":{\"generation\":\"first of b, twice asked\"}}", "{\"instruction\":\"c\",\"output\":{\"generation\":\"long enough by itself\"}}",
+		"{\"instruction\":\"b\",\"input\":\"\",\"output\":{\"generation\":\"the first of bbb\"}}", "{\"instruction\":\"c\",\"output\":{\"generation\":\"long enough by itself\"}}",
 		"{\"instruction\":\"a\",\"input\":\"i\",\"output\":{\"generation\":\"  one answer to a \\n\\n### User\\nmore\"}}",
 		"{\"instruction\":\"b\",\"input\":\"\",\"output\":{\"generation\":\"second of b, twice asked\"}}",
 		"{\"instruction\":\"a\",\"input\":\"i\",\"output\":{\"generation\":\"### only a heading here\"}}", "{\"instruction\":\"b\",\"output\":\"other first of b, as text\"}",
-		"{\"instruction\":\"b\",\"output\":{\"generation\":\"other second of b, as text\"}}", "{\"instruction\":\"c\",\"output\":{\"generation\":\"\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9 short\"}}",
+		"{\"instruction\":\"b\",\"output\":{\"generation\":\"other second of b, as text\"}}", "{\"instruction\":\"c\",\"output\":{\"generation\":\"\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9 short!\"}}",
 		"{\"example_idx\":0,\"dimension\":\"A\",\"preference\":0,\"prompt_preference\":1,\"relative_score\":[9,9]}",
 		"{\"example_idx\":1,\"dimension\":\"A\",\"relative_score\":[3,4]}", "{\"example_idx\":0,\"dimension\":\"A\",\"relative_score\":[1,2]}" };
 
@@ -63,7 +63,7 @@ main(void)
 		good &= seen[i] == 1;
 	ok(good, "a thousand, beyond one block of the generator");
 	char *got = join(in, 11);
-	ok(got && strcmp(got, "{\"instruction\":\"b\",\"input\":\"\",\"output_1\":\"first of b, twice asked\",\"output_2\":\"other first of b, as text\",\"judgements\":{\"A\":[1,2]},\"id\":0}\n"
+	ok(got && strcmp(got, "{\"instruction\":\"b\",\"input\":\"\",\"output_1\":\"the first of bbb\",\"output_2\":\"other first of b, as text\",\"judgements\":{\"A\":[1,2]},\"id\":0}\n"
 	                      "{\"instruction\":\"a\",\"input\":\"i\",\"output_1\":\"one answer to a\",\"output_2\":\"\",\"judgements\":{\"A\":[3,4]},\"id\":1}\n") == 0,
 	    "paired in sorted order, short ones left out, cut at a heading, judged by place; the last line counts");
 	if (got)

@@ -31,7 +31,8 @@ ALLC := -std=c11 -D_POSIX_C_SOURCE=200809L -D_DEFAULT_SOURCE -DSAL_VERSION='"$(V
         -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes $(if $(WERROR),-Werror) \
         $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=undefined) $(if $(DEBUG),-O0)
 CUHOME = $(patsubst %/bin/,%,$(dir $(realpath $(NVCC))))
-NVFLAGS = -std=c++17 -O3 -fmad=false -I. $(foreach a,$(CUARCH),-gencode arch=compute_$(a),code=sm_$(a)) -Xptxas -v,-warn-spills
+NVFLAGS = -std=c++17 -O3 -fmad=false -I. $(foreach a,$(CUARCH),-gencode arch=compute_$(a),code=sm_$(a)) \
+        -Werror all-warnings -Xptxas -v,-warn-spills,-warn-lmem-usage,-Werror
 CXXHOST = $(CXX) -std=c++17 -I. -Itests/cuda_host -ffp-contract=off -MMD -MP -O2 -ftree-vectorize -g -Wall -Wextra -Wno-unknown-pragmas $(if $(WERROR),-Werror) \
         $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
 PKGC  = $(shell pkg-config --cflags $(PKGS))
@@ -104,13 +105,14 @@ check-unit: $(UNIT:%=$(BUILD)/tests/%)   ## the C tests of lib/
 	@for t in $^; do $$t || exit 1; done
 check-kernels: $(BUILD)/tests/check_kernels   ## every operation against plain loops in double, on each instruction set
 	@for i in $(ISAS); do SAL_CPU=$$i $< || exit 1; done
-cuda: $(if $(NVCC),$(ONCARD))      ## kernels/cuda for the cards of CUARCH [80 90 120]; a spilled register is an error
-	@$(if $(NVCC),! grep -h 'spilled' $(BUILD)/kernels/cuda/*.ptxas && echo "kernels/cuda: compiled for $(CUARCH:%=sm_%) without a spill",echo "make cuda: there is no nvcc"; exit 1)
-cuda-report: cuda                  ## what each kernel takes of a card: registers, shared memory, spills, occupancy
+cuda: $(if $(NVCC),$(ONCARD))      ## kernels/cuda for the cards of CUARCH [80 90 120]; a spill, local memory or a warning is an error
+	@$(if $(NVCC),echo "kernels/cuda: no warning for $(CUARCH:%=sm_%)",echo "make cuda: there is no nvcc"; exit 1)
+cuda-report: cuda                  ## what each kernel takes of a card: registers, shared memory, occupancy, bytes, least time
 	@tests/cuda_host/report $(patsubst %.o,%.ptxas,$(filter-out %/table.o,$(ONCARD)))
-check-cuda-host: $(BUILD)/cuda_host/check_kernels $(BUILD)/cuda_host/check_races   ## every operation of kernels/cuda, compiled for this processor, in several orders of warps
-	@for o in ORDER=forward ORDER=reverse ORDER=7 LAZY=1; do echo CUDA_HOST_$$o; env CUDA_HOST_$$o $< cuda || exit 1; done
-	@echo check_races; $(BUILD)/cuda_host/check_races cuda
+check-cuda-host: all $(HOSTBIN) $(BUILD)/cuda_host/check_races   ## kernels/cuda on this processor, operations and tools, in several orders of warps
+	@BUILD=$(BUILD) tests/long host
+check-long: all $(HOSTBIN) $(BUILD)/cuda_host/check_races   ## hours: the same, and under sanitizers, as PTX, broken in every place; PYTHON with numpy
+	@BUILD=$(BUILD) NVCC=$(NVCC) MAKE=$(MAKE) tests/long
 bench: all $(BUILD)/tests/check_kernels   ## the same work by our tools and by each peer; ROW=NAME, PEERS=install, PEERS_DIR=, DEVICE=cuda
 	@tests/bench/run --build $(BUILD) --model $(MODEL) $(ROW:%=--row %) $(if $(filter install,$(PEERS)),--install) $(PEERS_DIR:%=--peers %) $(DEVICE:%=--device %) $(BENCH)
 lint:                              ## layers, headers and warnings as errors
@@ -144,6 +146,6 @@ install: all                       ## tools, pages, prompts and pipelines into P
 clean:                             ## remove build/ and its variants
 	rm -rf build build-*
 
-.PHONY: all help check check-unit check-kernels cuda cuda-report check-cuda-host bench lint deps demo learn steer install clean
+.PHONY: all help check check-unit check-kernels cuda cuda-report check-cuda-host check-long bench lint deps demo learn steer install clean
 .SECONDARY:
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

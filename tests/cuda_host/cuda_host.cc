@@ -7,7 +7,8 @@
  * CUDA_HOST_LAZY=1 (nothing runs before the program waits), CUDA_HOST_GUARD=1
  * (device memory can be touched by kernels and copies alone), CUDA_HOST_CARDS=N,
  * CUDA_HOST_FAIL=N (the N-th cudaMalloc fails), CUDA_HOST_FAIL_SYNC=N (so does the
- * N-th wait, as after a kernel that went wrong), CUDA_HOST_MEMORY=BYTES.
+ * N-th wait, as after a kernel that went wrong), CUDA_HOST_MEMORY=BYTES,
+ * CUDA_HOST_RECORD=FILE (launches for ptx.py, of each kernel the 1st, 2nd, 4th, 8th ...).
  */
 #include "on_host.h"
 
@@ -339,11 +340,107 @@ later(std::function<void()> work)
 		work();
 }
 
+/* ---- launches on record -------------------------------------------------------- */
+
+/*
+ * A launch as ptx.py reads it: its operands, and the pages of device memory that it touches, before and after.  The
+ * pages show themselves: all device memory is locked before the launch, and a fault opens one page.
+ *   u64 kernel's offset in the program, grid x y z, block x y z, shared bytes; operands: n, then size and bytes of each;
+ *   pages: n, then address, OS_PAGE bytes before, OS_PAGE bytes after
+ */
+bool recording = getenv("CUDA_HOST_RECORD") != NULL;
+static FILE *record;
+static bool taking;
+static struct page {
+	char *p;
+	char before[OS_PAGE];
+} *pages;
+static size_t n_pages;
+static std::map<const void *, unsigned> &seen = *new std::map<const void *, unsigned>;
+extern "C" char __executable_start;
+enum { MOST_PAGES = 512 };
+
+static void
+put(uint64_t u)
+{
+	fwrite(&u, 8, 1, record);
+}
+
+bool
+record_begin(const void *kernel, dim3 grid, dim3 block, size_t bytes, int operands)
+{
+	unsigned k = ++seen[kernel];
+
+	if (k & (k - 1))
+		return false;
+	if (!record && !(record = fopen(getenv("CUDA_HOST_RECORD"), "wb")))
+		die("CUDA_HOST_RECORD: cannot be written");
+	if (!pages)
+		pages = (struct page *)malloc(MOST_PAGES * sizeof *pages);
+	for (uint64_t u : { (uint64_t)((const char *)kernel - &__executable_start), (uint64_t)grid.x, (uint64_t)grid.y, (uint64_t)grid.z,
+	         (uint64_t)block.x, (uint64_t)block.y, (uint64_t)block.z, (uint64_t)bytes, (uint64_t)operands })
+		put(u);
+	taking = true;
+	n_pages = 0;
+	for (struct block &b : blocks)
+		mprotect(b.map, b.len, PROT_NONE);
+	return true;
+}
+
+void
+record_operand(const void *p, size_t bytes)
+{
+	put(bytes);
+	fwrite(p, 1, bytes, record);
+}
+
+/* A page of the launch; false: no room for more. */
+static bool
+record_page(char *a)
+{
+	struct page *g = &pages[n_pages];
+
+	if (n_pages == MOST_PAGES)
+		return false;
+	g->p = (char *)((uintptr_t)a & ~(uintptr_t)(OS_PAGE - 1));
+	mprotect(g->p, OS_PAGE, PROT_READ | PROT_WRITE);
+	memcpy(g->before, g->p, OS_PAGE);
+	n_pages++;
+	return true;
+}
+
+void
+record_end(void)
+{
+	bool whole = n_pages < MOST_PAGES;
+
+	if (!taking)
+		return;
+	taking = false;
+	for (struct block &b : blocks)
+		mprotect(b.map, b.len, PROT_READ | PROT_WRITE);
+	put(whole ? n_pages : 0); /* too large a launch: without pages, it is passed over */
+	for (size_t i = 0; whole && i < n_pages; i++) {
+		put((uint64_t)(uintptr_t)pages[i].p);
+		fwrite(pages[i].before, OS_PAGE, 1, record);
+		fwrite(pages[i].p, OS_PAGE, 1, record);
+	}
+	fflush(record);
+}
+
 static void
 on_fault(int, siginfo_t *info, void *)
 {
 	char *a = (char *)info->si_addr;
 
+	for (size_t i = 0; taking && i < blocks.size(); i++)
+		if (a >= blocks[i].map && a < blocks[i].map + blocks[i].len) {
+			if (record_page(a))
+				return;
+			for (struct block &b : blocks)
+				mprotect(b.map, b.len, PROT_READ | PROT_WRITE);
+			return;
+		}
 	for (struct block &b : blocks)
 		if (a >= b.map && a < b.map + b.len + OS_PAGE)
 			die("%s: %td bytes into a block of %zu", self ? "access outside" : "host code touches device memory", a - b.p,

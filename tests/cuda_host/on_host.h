@@ -119,6 +119,11 @@ bool on_device(const volatile void *p);
 bool in_shared(const volatile void *p);
 void later(std::function<void()> work); /* now, or at the next wait when CUDA_HOST_LAZY is set */
 void run(const char *name, const void *kernel, dim3 grid, dim3 block, size_t bytes, void (*body)(void *), void *ctx);
+/* For ptx.py: before and after a launch; an operand of it. */
+extern bool recording;
+bool record_begin(const void *kernel, dim3 grid, dim3 block, size_t bytes, int operands);
+void record_operand(const void *p, size_t bytes);
+void record_end(void);
 cudaError_t allow_shared(const void *kernel, int bytes);
 
 template <class T>
@@ -157,7 +162,11 @@ launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t byt
 	later([=] {
 		auto body = [&] { kernel(P(a)...); };
 
+		if (recording && record_begin((const void *)kernel, grid, block, bytes, (int)sizeof...(P)))
+			([](const P &p) { record_operand(&p, sizeof p); }((P)a), ...);
 		run(name, (const void *)kernel, grid, block, bytes, [](void *c) { (*(decltype(body) *)c)(); }, &body);
+		if (recording)
+			record_end();
 	});
 }
 

@@ -103,8 +103,8 @@ check: deps all $(UNIT:%=$(BUILD)/tests/%) $(BUILD)/tests/check_kernels $(HOSTBI
 	@BUILD=$(BUILD) tests/run
 check-unit: $(UNIT:%=$(BUILD)/tests/%)   ## the C tests of lib/
 	@for t in $^; do $$t || exit 1; done
-check-kernels: $(BUILD)/tests/check_kernels   ## every operation against plain loops in double, on each instruction set
-	@for i in $(ISAS); do SAL_CPU=$$i $< || exit 1; done
+check-kernels: $(BUILD)/tests/check_kernels   ## every operation against plain loops in double, on each instruction set or DEVICE=cuda
+	@for i in $(if $(DEVICE),portable,$(ISAS)); do SAL_CPU=$$i $< $(DEVICE) || exit 1; done
 cuda: $(if $(NVCC),$(ONCARD))      ## kernels/cuda for the cards of CUARCH [80 90 120]; a spill, local memory or a warning is an error
 	@$(if $(NVCC),echo "kernels/cuda: no warning for $(CUARCH:%=sm_%)",echo "make cuda: there is no nvcc"; exit 1)
 cuda-report: cuda                  ## what each kernel takes of a card: registers, shared memory, occupancy, bytes, least time

@@ -358,7 +358,7 @@ static struct page {
 static size_t n_pages;
 static std::map<const void *, unsigned> &seen = *new std::map<const void *, unsigned>;
 extern "C" char __executable_start;
-enum { MOST_PAGES = 512 };
+enum { MOST_PAGES = 256 };
 
 static void
 put(uint64_t u)

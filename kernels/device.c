@@ -107,7 +107,7 @@ sal_dev_layout(const struct sal_dev *dev)
 }
 
 size_t
-sal_dev_free(struct sal_dev *dev)
+sal_dev_left(struct sal_dev *dev)
 {
 	return dev->be->room && !dev->error[0] ? dev->be->room(dev) : SIZE_MAX;
 }

@@ -111,7 +111,7 @@ const struct sal_layout *sal_dev_layout(const struct sal_dev *dev);
 /* Are results the same bits whatever is computed together ("Order" above)?  Else only from run to run. */
 bool sal_layout_ordered(const struct sal_layout *l);
 /* Memory that the device could still hand out; SIZE_MAX: not known. */
-size_t sal_dev_free(struct sal_dev *dev);
+size_t sal_dev_left(struct sal_dev *dev);
 
 /* Instruction set in use ("portable", "avx2", "avx512") or the card's name. */
 const char *sal_dev_isa(const struct sal_dev *dev);

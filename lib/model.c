@@ -678,9 +678,9 @@ load(struct sal_model *m, const struct sal_tensors *files, int flags)
 	if (load_all(&ld) != 0)
 		return -1;
 	ld.check = false;
-	if (room > sal_dev_free(m->dev))
+	if (room > sal_dev_left(m->dev))
 		return sal_err("%s: the weights take %.1f MB, device '%s' has %.1f MB free", m->path, (double)room / 1e6, sal_dev_isa(m->dev),
-		    (double)sal_dev_free(m->dev) / 1e6);
+		    (double)sal_dev_left(m->dev) / 1e6);
 	m->arena = sal_arena_new(m->dev, room);
 	reserve(m, m->arena, &room, &ld, flags);
 	ld.host_len = 2 * widest * (size_t)(c->head_dim > 64 ? c->head_dim : 64) * 2;

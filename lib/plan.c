@@ -163,6 +163,11 @@ sal_plan_run(const struct sal_plan *given, struct sal_buf *line, struct sal_buf 
 		sal_model_close(m);
 		return -1;
 	}
+	if ((int64_t)(s.batch + 1) * ((p->length + SAL_KV_PAGE - 1) / SAL_KV_PAGE) > INT32_MAX) {
+		sal_err("%d records of %d tokens have more pages of keys than can be numbered", s.batch, p->length);
+		sal_model_close(m);
+		return -1;
+	}
 	s.bytes[WEIGHTS] = (double)room;
 	add_adapters(p, m, targets, &s);
 	add_engine(p, m, &s);

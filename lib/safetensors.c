@@ -418,14 +418,22 @@ put_all(int fd, const void *data, size_t len)
 	return 0;
 }
 
-static int
-put_tensor(int fd, const struct sal_out_tensor *t, bool bf16)
+static size_t
+elements(const struct sal_out_tensor *t)
 {
-	uint16_t part[8192];
 	size_t count = 1;
 
 	for (int d = 0; d < t->ndim; d++)
 		count *= (size_t)t->dim[d];
+	return count;
+}
+
+static int
+put_tensor(int fd, const struct sal_out_tensor *t, bool bf16)
+{
+	uint16_t part[8192];
+	size_t count = elements(t);
+
 	if (!bf16)
 		return put_all(fd, t->data, count * 4);
 	for (size_t k = 0; k < count;) {
@@ -443,6 +451,30 @@ put_tensor(int fd, const struct sal_out_tensor *t, bool bf16)
 		k += n;
 	}
 	return 0;
+}
+
+struct source {
+	int (*fill)(void *ctx, int i, float *out);
+	void *ctx;
+};
+
+/* Tensor i of t, made now if it has no data. */
+static int
+put_one(int fd, const struct sal_out_tensor *t, int i, bool bf16, const struct source *from)
+{
+	struct sal_out_tensor made = t[i];
+	float *x;
+	int rc = -1;
+
+	if (t[i].data || from->fill == NULL)
+		return put_tensor(fd, &t[i], bf16);
+	if ((x = malloc((elements(&t[i]) + 1) * sizeof *x)) == NULL)
+		return sal_err("tensor '%s': out of memory", t[i].name);
+	made.data = x;
+	if (from->fill(from->ctx, i, x) == 0)
+		rc = put_tensor(fd, &made, bf16);
+	free(x);
+	return rc;
 }
 
 /* Rename in place and make that last. */
@@ -466,7 +498,7 @@ put_in_place(const char *tmp, const char *path)
 
 /* As sal_write_file, but without the whole file in memory. */
 static int
-write_all(const char *path, const struct sal_buf *head, const struct sal_out_tensor *t, int n, bool bf16)
+write_all(const char *path, const struct sal_buf *head, const struct sal_out_tensor *t, int n, bool bf16, const struct source *from)
 {
 	struct sal_buf tmp = { 0 };
 	struct stat st;
@@ -486,7 +518,7 @@ write_all(const char *path, const struct sal_buf *head, const struct sal_out_ten
 	} else {
 		rc = put_all(fd, head->data, head->len);
 		for (int i = 0; rc == 0 && i < n; i++)
-			rc = put_tensor(fd, &t[i], bf16);
+			rc = put_one(fd, t, i, bf16, from);
 		if (rc == 0 && fsync(fd) != 0 && errno != EINVAL)
 			rc = sal_err("%s", strerror(errno));
 		if (close(fd) != 0 && rc == 0)
@@ -503,12 +535,19 @@ write_all(const char *path, const struct sal_buf *head, const struct sal_out_ten
 int
 sal_safetensors_write(const char *path, const struct sal_out_tensor *t, int n, bool bf16)
 {
+	return sal_safetensors_write_from(path, t, n, bf16, NULL, NULL);
+}
+
+int
+sal_safetensors_write_from(const char *path, const struct sal_out_tensor *t, int n, bool bf16, int (*fill)(void *ctx, int i, float *out), void *ctx)
+{
+	struct source from = { fill, ctx };
 	struct sal_buf head = { 0 };
 	char why[512];
 	int rc = make_header(&head, t, n, bf16);
 
 	if (rc == 0)
-		rc = write_all(path, &head, t, n, bf16);
+		rc = write_all(path, &head, t, n, bf16, &from);
 	if (rc != 0) {
 		snprintf(why, sizeof why, "%s", sal_errmsg());
 		sal_err("%s: %s", path, why);

@@ -51,5 +51,8 @@ int32_t *sal_gguf_ints(const struct sal_tensors *s, const char *key, int64_t *n)
 
 /* Write a safetensors file of F32 (or BF16: converted, ties to even) tensors; atomic.  names sorted by the caller's order. */
 struct sal_out_tensor { const char *name; int ndim; int64_t dim[4]; const float *data; };
+/* The same; a tensor without data is made by fill(ctx, its index, room for its elements) when its turn comes; -1: errmsg. */
+int sal_safetensors_write_from(const char *path, const struct sal_out_tensor *t, int n, bool bf16, int (*fill)(void *ctx, int i, float *out),
+    void *ctx) SAL_USE_RESULT;
 int sal_safetensors_write(const char *path, const struct sal_out_tensor *t, int n, bool bf16) SAL_USE_RESULT;
 #endif

@@ -96,6 +96,7 @@ page_options() {
 		head -n 4 prefs.jsonl | sal-rmtrain -q -m model -p demo -o "$T/rm" --lora-r 4
 		sal-model plan -q -m model --device-memory 1T
 		sal-model inspect -q -m model
+		sal-model merge -q -m model -o "$T/merged"
 		echo x | sal-best -q --skip-bad --reject "$T/bad" 2> /dev/null || cat "$T/bad"
 		jq -c '. + {reward: 1}' "$T/sampled" |
 			sal-ppo-step -q -m model -s state0 -o "$T/s" --schedule constant --rollouts "$T/rollouts" | jq -c '., .updates[]'

@@ -61,10 +61,39 @@ plan() { sal-model plan -q --frozen 2 --batch 288 --ranks 48 --length 1280 "$@";
 	refused 1
 	run bash -c "sal-model grow -m '$M' 2> '$T/err'"
 	refused 2
+	config wide 8192 80 64 8 28672
+	sed -i 's/4096/1048576/' "$T/wide/config.json"
+	run bash -c "sal-model plan -m '$T/wide' --stage generate -b 65536 2> '$T/err'"
+	refused 1
 }
 @test "inspect: the configuration and every tensor, as they are in the files" {
 	sal-model inspect -q -m "$M" > "$T/o"
 	jq -es '.[0].arch == "llama" and .[0].hidden_size == 64 and .[0].tensors == length - 1 and .[0].bytes == (.[1:] | map(.bytes) | add) and
 		.[0].parameters == (.[1:] | map(.shape | reduce .[] as $d (1; . * $d)) | add) and
 		(.[1:] | map(select(.tensor == "model.layers.1.mlp.down_proj.weight")) | .[0].shape == [64, 96] and .[0].dtype == "BF16")' "$T/o"
+}
+@test "merge: the folder scores as base and adapter do; without an adapter the tensors are those of the base" {
+	printf '{"prompt_tokens":[1,9,4],"response_tokens":[2,3,7,7]}\n' > "$T/in"
+	sal-sft -q -m "$M" -o "$T/a" --lora-r 4 --learning-rate 3e-2 --schedule constant --warmup-steps 0 --epochs 3 < "$T/in" > /dev/null
+	sal-model merge -q -m "$M" -a "$T/a" -o "$T/m" --dtype f32 | jq -e '.tensors == 20'
+	sal-score -q -m "$M" -a "$T/a" --logprobs --dtype f32 < "$T/in" > "$T/two"
+	sal-score -q -m "$T/m" --logprobs --dtype f32 < "$T/in" > "$T/one"
+	sal-score -q -m "$M" --logprobs --dtype f32 < "$T/in" > "$T/base"
+	jq -es '[.[0].logprobs, .[1].logprobs] | transpose | all(.[0] - .[1] | fabs < 1e-4)' "$T/one" "$T/two"
+	jq -es '[.[0].logprobs, .[1].logprobs] | transpose | any(.[0] - .[1] | fabs > 1e-2)' "$T/one" "$T/base"
+	[ "$(jq -r .torch_dtype "$T/m/config.json")" = float32 ]
+	sal-model merge -q -m "$M" -o "$T/b" > /dev/null
+	cmp "$M/tokenizer.json" "$T/b/tokenizer.json"
+	cmp <(sal-model inspect -q -m "$M" | jq -c 'select(.tensor)') <(sal-model inspect -q -m "$T/b" | jq -c 'select(.tensor)')
+	sal-score -q -m "$T/b" --logprobs < "$T/in" | cmp - <(sal-score -q -m "$M" --logprobs < "$T/in")
+}
+@test "merge: an adapter of another model, a folder that is there half, a .gguf: one line, and nothing is written" {
+	tiny "$T/other"
+	jq '.num_hidden_layers = 1' "$M/config.json" > "$T/other/config.json"
+	printf '{"prompt_tokens":[1],"response_tokens":[2,3]}\n' | sal-sft -q -m "$M" -o "$T/a" --lora-r 4 > /dev/null
+	for c in "-m $T/other -a $T/a" "-m $M/config.json" "-m $M -a $T/none"; do
+		run bash -c "sal-model merge -q $c -o '$T/m' 2> '$T/err'"
+		refused 1
+		[ ! -e "$T/m" ]
+	done
 }

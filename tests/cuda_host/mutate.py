@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Break kernels/cuda in one place at a time, and see that the tests notice.
 
-  mutate.py [--file NAME.cu,...] [--kind KIND,...] [--build DIR] [--jobs N] [--list]
+  mutate.py [--file NAME.cu,...] [--kind KIND,...] [--from N] [--build DIR] [--jobs N] [--list]
 
 Kinds, at every place of every kernel: barrier (delete a __syncthreads or __syncwarp), edge (< to <=, <= to <, > to >=, >= to >), one (drop a
 + 1 or - 1), stride (halve what a loop adds), mask (a warp operation without its upper lanes), atomic (an atomic add that is none).
@@ -13,12 +13,13 @@ under AddressSanitizer where build-san has been made too (make SAN=address,undef
 survivors.tsv, beside this script, names the mutants that no test can tell, each with the reason.  One line for each mutant on stdout, a
 table of counts last; exit 1 if a mutant survives that is not named there, or if one that is named is killed.
 """
-import argparse, concurrent.futures, os, re, shutil, subprocess, sys, tempfile, threading
+import argparse, concurrent.futures, os, re, resource, shutil, subprocess, sys, tempfile
 
 ap = argparse.ArgumentParser()
 ap.add_argument("--file")
 ap.add_argument("--kind", default="barrier,edge,one,stride,mask,atomic")
 ap.add_argument("--build", default="build")
+ap.add_argument("--from", type=int, default=0, dest="start", help="mutants passed over: a run that was cut goes on")
 ap.add_argument("--jobs", type=int, default=1)
 ap.add_argument("--list", action="store_true")
 A = ap.parse_args()
@@ -62,17 +63,15 @@ def mutants(name):
                 yield name, kind, n, new.strip(), "\n".join(lines[:n] + [new] + lines[n + 1:])
 
 
-def passes(cmd, env=None):
-    """Do the tests pass?  Stops at the first that does not."""
-    p = subprocess.Popen(cmd, env=dict(os.environ, **(env or {})), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    timer = threading.Timer(600, p.kill)
-    timer.start()
+def passes(cmd, env=None, seconds=180):
+    """Do the tests pass, in so many seconds of the processor?  Stops at the first that does not."""
+    p = subprocess.Popen(cmd, env=dict(os.environ, **(env or {})), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds)))
     try:
         for line in p.stdout:
             if line.startswith("not ok"): p.kill(); return False
         return p.wait() == 0
     finally:
-        timer.cancel()
         p.wait()
 
 
@@ -114,7 +113,7 @@ def killed(name, kind, text):
         def by_order(orders):
             exe = f"{d}/plain" if os.path.exists(f"{d}/plain") else build("plain")
             if exe is None: return ""
-            return next((o for o in orders if not passes([exe] + args, {"CUDA_HOST_ORDER": o})), None)
+            return next((o for o in orders if not passes([exe] + args, {"CUDA_HOST_ORDER": o}, 60)), None)
 
         def by_race():
             exe = build("race")
@@ -134,7 +133,7 @@ def main():
             f, kind, code, why = line.rstrip("\n").split("\t")
             known[f, kind, code] = why
     files = A.file.split(",") if A.file else sorted(TESTS)
-    work = [m for name in files for m in mutants(name)]
+    work = [m for name in files for m in mutants(name)][A.start:]
     if A.list:
         for name, kind, n, code, _ in work: print(f"{name}:{n + 1}: {kind}: {code}")
         return 0

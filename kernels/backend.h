@@ -55,12 +55,13 @@ struct sal_layout {
 	const char *name;
 	bool ordered;  /* see sal_layout_ordered() */
 	bool one_copy; /* a packed matrix serves transposed too: bwd is fwd */
-	bool blocks;   /* matrices in blocks are kept so */
+	unsigned keeps; /* bit f: matrices of enum sal_form f are kept so */
 	/* bytes of one packed copy of [out, in]; a transposed copy is that of [in, out] */
 	size_t (*packed_bytes)(enum sal_dtype dtype, int64_t out, int64_t in);
 	size_t (*work_bytes)(const struct sal_work *w);
 };
 extern const struct sal_layout sal_cpu_layout, sal_cuda_layout;
+size_t sal_int8_bytes(int64_t out, int64_t in); /* a packed SAL_INT8 */
 
 struct sal_backend {
 	const char *name;

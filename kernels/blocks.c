@@ -28,7 +28,7 @@ static const struct {
 } forms[SAL_FORMS] = {
 	[SAL_PLAIN] = { "none", 1, 0 }, [SAL_NF4] = { "nf4", NF4_BLOCK, 0 }, [SAL_Q4_0] = { "q4_0", 32, 18 },
 	[SAL_Q4_1] = { "q4_1", 32, 20 }, [SAL_Q8_0] = { "q8_0", 32, 34 }, [SAL_Q4_K] = { "q4_k", 256, 144 },
-	[SAL_Q5_K] = { "q5_k", 256, 176 }, [SAL_Q6_K] = { "q6_k", 256, 210 },
+	[SAL_Q5_K] = { "q5_k", 256, 176 }, [SAL_Q6_K] = { "q6_k", 256, 210 }, [SAL_INT8] = { "int8", SAL_INT8_GROUP, 0 },
 };
 
 const char *

@@ -323,16 +323,22 @@ sal_download(struct sal_dev *dev, void *dst, struct sal_tensor t)
 static size_t
 copy_bytes(const struct sal_layout *l, enum sal_dtype dtype, enum sal_form form, int64_t out, int64_t in)
 {
-	return round_up(form == SAL_PLAIN ? l->packed_bytes(dtype, out, in) : sal_form_bytes(form, out * in));
+	size_t bytes = form == SAL_PLAIN ? l->packed_bytes(dtype, out, in) : form == SAL_INT8 ? sal_int8_bytes(out, in) : sal_form_bytes(form, out * in);
+
+	return round_up(bytes);
 }
 
 struct sal_weight
 sal_weight_new(struct sal_arena *a, enum sal_dtype dtype, enum sal_form form, int64_t out, int64_t in, bool transposed)
 {
 	const struct sal_layout *l = a->dev->be->layout;
-	struct sal_weight w = { .dtype = dtype, .form = l->blocks ? form : SAL_PLAIN, .out = out, .in = in };
+	struct sal_weight w = { .dtype = dtype, .form = sal_layout_keeps(l, form) ? form : SAL_PLAIN, .out = out, .in = in };
 	char *p = take(a, sal_weight_room(l, dtype, form, out, in, transposed));
 
+	if (transposed && w.form == SAL_INT8) {
+		fprintf(stderr, "sal_weight_new: a transposed copy in 8 bits\n");
+		abort();
+	}
 	w.fwd = p;
 	if (p && transposed)
 		w.bwd = l->one_copy ? p : p + copy_bytes(l, dtype, w.form, out, in);
@@ -342,7 +348,7 @@ sal_weight_new(struct sal_arena *a, enum sal_dtype dtype, enum sal_form form, in
 size_t
 sal_weight_room(const struct sal_layout *l, enum sal_dtype dtype, enum sal_form form, int64_t out, int64_t in, bool transposed)
 {
-	size_t room = copy_bytes(l, dtype, l->blocks ? form : SAL_PLAIN, out, in);
+	size_t room = copy_bytes(l, dtype, sal_layout_keeps(l, form) ? form : SAL_PLAIN, out, in);
 
 	return room + (transposed && !l->one_copy ? copy_bytes(l, dtype, SAL_PLAIN, in, out) : 0);
 }

@@ -47,8 +47,12 @@ enum sal_dtype { SAL_F32, SAL_BF16, SAL_I32 };
 /*
  * How the elements of a matrix are kept: as numbers of the compute type, or in
  * blocks, row after row, as files store them.  kernels/blocks.c has the bytes of each.
+ * SAL_INT8 is in no file: a back end makes it of elements or blocks, and multiplies it with
+ * rows that it brings to 8 bits too.  Each SAL_INT8_GROUP along the sum of a matrix or a
+ * row have one float: scale = largest |x| / 127, q = x / scale to the nearest.
  */
-enum sal_form { SAL_PLAIN, SAL_NF4, SAL_Q4_0, SAL_Q4_1, SAL_Q8_0, SAL_Q4_K, SAL_Q5_K, SAL_Q6_K, SAL_FORMS };
+#define SAL_INT8_GROUP 64
+enum sal_form { SAL_PLAIN, SAL_NF4, SAL_Q4_0, SAL_Q4_1, SAL_Q8_0, SAL_Q4_K, SAL_Q5_K, SAL_Q6_K, SAL_INT8, SAL_FORMS };
 
 struct sal_dev;    /* a back end opened on one device */
 struct sal_arena;  /* a block of its memory, handed out in order */
@@ -67,12 +71,12 @@ struct sal_tensor {
 /*
  * A matrix [O, K] of a linear map, in the layout the back end multiplies from.
  * fwd serves x W^T, bwd (a second copy, transposed) serves dy W; bwd may be
- * absent where nothing is trained through the matrix.  Blocks are decoded tile by
- * tile as they are multiplied: the product is that of the matrix they decode to.
+ * absent where nothing is trained through the matrix, and of SAL_INT8.  Blocks are
+ * decoded tile by tile as they are multiplied: the product is that of the matrix they decode to.
  */
 struct sal_weight {
 	enum sal_dtype dtype; /* act: SAL_F32 or SAL_BF16 */
-	enum sal_form form;   /* SAL_PLAIN: elements of dtype; else blocks, which decode to dtype */
+	enum sal_form form;   /* SAL_PLAIN: elements of dtype; SAL_INT8; else blocks, which decode to dtype */
 	int64_t out, in;      /* O, K */
 	void *fwd, *bwd;      /* packed; layout private to the back end; bwd may be NULL */
 };
@@ -110,6 +114,7 @@ const struct sal_layout *sal_layout(const char *name);
 const struct sal_layout *sal_dev_layout(const struct sal_dev *dev);
 /* Are results the same bits whatever is computed together ("Order" above)?  Else only from run to run. */
 bool sal_layout_ordered(const struct sal_layout *l);
+bool sal_layout_keeps(const struct sal_layout *l, enum sal_form form);
 /* Memory that the device could still hand out; SIZE_MAX: not known. */
 size_t sal_dev_left(struct sal_dev *dev);
 
@@ -154,8 +159,8 @@ void sal_download(struct sal_dev *dev, void *dst, struct sal_tensor t);
 /*
  * A packed matrix of the arena, [out, in] of dtype act; transposed: with bwd too.
  * Its content is set by sal_weight_pack() or sal_weight_store().  form: what it is
- * stored as; a back end that does not keep blocks makes it SAL_PLAIN.
- * room: the bytes it takes.
+ * stored as; a back end that does not keep it so (sal_layout_keeps()) makes it SAL_PLAIN.
+ * SAL_INT8 has no transposed copy.  room: the bytes it takes.
  */
 struct sal_weight sal_weight_new(
     struct sal_arena *a, enum sal_dtype dtype, enum sal_form form, int64_t out, int64_t in, bool transposed);
@@ -195,13 +200,13 @@ void sal_nf4_encode(void *dst, float *scales, int64_t n, const float *x, int64_t
 
 /*
  * Set rows row0 .. row0+n-1 of a packed matrix to scale * src.
- *   w    [O, K]  out, SAL_PLAIN      src  [n, K]  in, F32
+ *   w    [O, K]  out, SAL_PLAIN or SAL_INT8      src  [n, K]  in, F32
  */
 void sal_weight_pack(struct sal_dev *dev, struct sal_weight w, int64_t row0, struct sal_tensor src, float scale);
 
 /*
  * Set rows row0 .. row0+n-1 of a packed matrix from blocks in host memory; waits.
- *   w    [O, K]  out: of that form, or SAL_PLAIN (then they are decoded)
+ *   w    [O, K]  out: of that form, or SAL_PLAIN or SAL_INT8 (then they are decoded)
  *   src  [n, K]  in, blocks of form; SAL_NF4: the whole matrix (row0 0, n O)
  */
 void sal_weight_store(struct sal_dev *dev, struct sal_weight w, enum sal_form form, int64_t row0, int64_t n, const void *src);

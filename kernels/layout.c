@@ -14,6 +14,14 @@ cpu_packed_bytes(enum sal_dtype dtype, int64_t out, int64_t in)
 	return dtype == SAL_BF16 ? o * (size_t)((in + 1) / 2 * 2) * 2 : o * (size_t)in * 4;
 }
 
+size_t
+sal_int8_bytes(int64_t out, int64_t in)
+{
+	size_t panels = (size_t)(out + SAL_CPU_PANEL - 1) / SAL_CPU_PANEL, groups = (size_t)(in + SAL_INT8_GROUP - 1) / SAL_INT8_GROUP;
+
+	return panels * groups * SAL_CPU_PANEL * (SAL_INT8_GROUP + sizeof(float));
+}
+
 /* Blocks of rows of a thread, in cache, are not counted. */
 static size_t
 cpu_work_bytes(const struct sal_work *w)
@@ -29,8 +37,8 @@ cuda_packed_bytes(enum sal_dtype dtype, int64_t out, int64_t in)
 	return (size_t)(out * in) * (dtype == SAL_BF16 ? 2 : 4);
 }
 
-const struct sal_layout sal_cpu_layout = { .name = "cpu", .ordered = true, .packed_bytes = cpu_packed_bytes, .work_bytes = cpu_work_bytes };
-const struct sal_layout sal_cuda_layout = { .name = "cuda", .one_copy = true /* cuBLAS reads a matrix either way */, .blocks = true, .packed_bytes = cuda_packed_bytes,
+const struct sal_layout sal_cpu_layout = { .name = "cpu", .ordered = true, .keeps = 1u << SAL_PLAIN | 1u << SAL_INT8, .packed_bytes = cpu_packed_bytes, .work_bytes = cpu_work_bytes };
+const struct sal_layout sal_cuda_layout = { .name = "cuda", .one_copy = true /* cuBLAS reads a matrix either way */, .keeps = ((1u << SAL_FORMS) - 1) & ~(1u << SAL_INT8), .packed_bytes = cuda_packed_bytes,
 	.work_bytes = sal_cuda_work_bytes };
 
 const struct sal_layout *
@@ -39,6 +47,12 @@ sal_layout(const char *name)
 	if (!name || !strcmp(name, "cpu"))
 		return &sal_cpu_layout;
 	return !strncmp(name, "cuda", 4) && (!name[4] || name[4] == ':') ? &sal_cuda_layout : NULL;
+}
+
+bool
+sal_layout_keeps(const struct sal_layout *l, enum sal_form form)
+{
+	return l->keeps >> form & 1;
 }
 
 bool

@@ -287,6 +287,13 @@ mat_or_none(const struct sal_weight *w)
 	return w ? mat(*w) : SAL_NONE;
 }
 
+/* Each element stands for itself: any row can be set and read. */
+static bool
+elements(struct sal_weight w)
+{
+	return w.form == SAL_PLAIN || w.form == SAL_INT8;
+}
+
 static double
 macs(int64_t a, int64_t b, int64_t c)
 {
@@ -300,7 +307,7 @@ sal_weight_pack(struct sal_dev *dev, struct sal_weight w, int64_t row0, struct s
 {
 	CALL(weight_pack, 0, mat(w), src);
 	NEED(src.ndim == 2 && f32(src) && src.dim[1] == w.in);
-	NEED(w.dtype != SAL_I32 && w.form == SAL_PLAIN && row0 >= 0 && row0 + src.dim[0] <= w.out);
+	NEED(w.dtype != SAL_I32 && elements(w) && row0 >= 0 && row0 + src.dim[0] <= w.out);
 	if (empty(src))
 		return;
 	c_.bytes = (w.dtype == SAL_BF16 ? 1.5 : 2) * (double)sal_tensor_bytes(src);
@@ -311,7 +318,7 @@ void
 sal_weight_store(struct sal_dev *dev, struct sal_weight w, enum sal_form form, int64_t row0, int64_t n, const void *src)
 {
 	CALL(weight_store, 0, mat(w));
-	NEED(form > SAL_PLAIN && form < SAL_FORMS && (w.form == SAL_PLAIN || w.form == form));
+	NEED(form > SAL_PLAIN && form < SAL_FORMS && form != SAL_INT8 && (elements(w) || w.form == form));
 	NEED(row0 >= 0 && n >= 0 && row0 + n <= w.out && (form != SAL_NF4 || n == w.out));
 	NEED(form == SAL_NF4 || w.in % sal_form_block(form) == 0);
 	if (n == 0 || w.in == 0)
@@ -410,7 +417,7 @@ void
 sal_embedding_forward(struct sal_dev *dev, struct sal_tensor y, struct sal_weight w, struct sal_tensor ids)
 {
 	CALL(embedding_forward, 1, y, mat(w), ids);
-	NEED(ids.ndim == 1 && ids.dtype == SAL_I32 && w.form == SAL_PLAIN);
+	NEED(ids.ndim == 1 && ids.dtype == SAL_I32 && elements(w));
 	NEED(is2(y, ids.dim[0], w.in) && f32(y));
 	if (empty(y))
 		return;
@@ -609,7 +616,7 @@ sal_logprob_forward(struct sal_dev *dev, struct sal_tensor logprob, struct sal_t
     struct sal_tensor h, struct sal_weight w, struct sal_tensor target, float inv_temperature)
 {
 	CALL(logprob_forward, 3, logprob, lse, entropy, h, mat(w), target);
-	NEED(h.ndim == 2 && h.dtype == w.dtype && h.dim[1] == w.in && w.out > 0 && w.form == SAL_PLAIN);
+	NEED(h.ndim == 2 && h.dtype == w.dtype && h.dim[1] == w.in && w.out > 0 && elements(w));
 	NEED(is1(logprob, SAL_F32, h.dim[0]) && is1(lse, SAL_F32, h.dim[0]) && none_or1(entropy, h.dim[0]));
 	NEED(is1(target, SAL_I32, h.dim[0]) && inv_temperature > 0);
 	if (empty(h))

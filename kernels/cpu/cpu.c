@@ -39,7 +39,7 @@ has_avx512(void)
 #if defined(__x86_64__)
 	return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
 	    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-	    __builtin_cpu_supports("avx512bf16");
+	    __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
 #else
 	return false;
 #endif

@@ -38,15 +38,17 @@ void *sal_cpu_scratch(struct sal_dev *dev, enum sal_slot slot, size_t bytes);
 struct sal_term {
 	const void *x, *w;
 	int64_t k, ldx;
-	int64_t panel; /* elements from one panel to the next; 0: those of k */
+	int64_t panel; /* elements from one panel to the next, bytes in 8 bits; 0: those of k */
 };
 
 /*
  * y[i][j] = scale * sum over k of x[i][k] w[j][k], the terms one after the other
- * in one chain, then + bias[j], then + old y.  dtype is that of x and w.
+ * in one chain, then + bias[j], then + old y.  dtype is that of x and w; where int8,
+ * the first term's w is SAL_INT8 and its x is brought to 8 bits too.
  */
 struct sal_gemm {
 	enum sal_dtype dtype, ydtype;
+	bool int8;
 	int64_t n, out; /* rows and outputs */
 	struct sal_term term[2];
 	int terms;

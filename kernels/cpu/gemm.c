@@ -10,7 +10,7 @@
  *          held in a register from the first k to the last, so its bits do not
  *          depend on the tile, the rows beside it or the threads.  AVX2 and
  *          portable code expand BF16 to F32 and add k, then k+1; AVX-512 adds
- *          pairs by VDPBF16PS.
+ *          pairs by VDPBF16PS.  In 8 bits the chain runs over groups of k: int8.h.
  * Tiles    M rows by P panels are in registers at a time.  Few rows take more
  *          panels, so that enough independent chains hide the latency.  The
  *          rows of a block stay in the second-level cache while the panels go
@@ -22,6 +22,7 @@
 #include <omp.h>
 
 #include "cpu.h"
+#include "int8.h"
 
 #define NR SAL_NR
 #define BLOCK_BYTES (256 << 10)    /* rows of one block, as the tiles read them */
@@ -185,27 +186,136 @@ term_bf16(int M, int P, g *restrict acc, const float *x, int64_t ldx, const bf16
 }
 #endif
 
+#define MAX_SPLITS 4
+/*
+ * The term in 8 bits, added to sum [M][P][NR].  x: groups of the first row, ldx bytes to the next; panel: bytes.
+ * Few sums are split in four, so that one does not wait for the other: they are whole numbers.
+ */
+INLINE void
+term_int8(int M, int P, float *sum, const char *x, int64_t ldx, const uint8_t *w, int64_t panel, int64_t groups, const char *next,
+    int64_t step)
+{
+	const int S = M * P < 4 ? MAX_SPLITS : 1;
+
+	for (; groups > 0; groups--, x += sizeof(struct sal_group), w += GROUP_BYTES) {
+#if defined(__AVX512VNNI__)
+		__m512i acc[MR * 2 * MAX_SPLITS], b[2];
+
+		UNROLL for (int m = 0; m < M; m++) {
+			const struct sal_group *r = (const void *)(x + m * ldx);
+			UNROLL for (int p = 0; p < P * S; p++)
+				acc[m * P * S + p] = p % S ? _mm512_setzero_si512() : _mm512_set1_epi32(-r->less);
+		}
+		UNROLL for (int i = 0; i < GROUP / 4; i += S) {
+			UNROLL for (int s = 0; s < S; s++, next += step) {
+				__builtin_prefetch(next, 0, 2);
+				UNROLL for (int p = 0; p < P; p++)
+					b[p] = _mm512_loadu_si512(w + p * panel + (i + s) * 4 * NR);
+				UNROLL for (int m = 0; m < M; m++) {
+					int32_t four;
+					memcpy(&four, x + m * ldx + (i + s) * 4, 4);
+					__m512i a = _mm512_set1_epi32(four);
+					UNROLL for (int p = 0; p < P; p++)
+						acc[(m * P + p) * S + s] = _mm512_dpbusd_epi32(acc[(m * P + p) * S + s], b[p], a);
+				}
+			}
+		}
+		__builtin_prefetch(next, 0, 2);
+		next += step;
+		vf w_scale[2];
+		UNROLL for (int p = 0; p < P; p++)
+			w_scale[p] = vf_load((const float *)(const void *)(w + p * panel + GROUP * NR));
+		__asm__ volatile("" ::: "memory"); /* float sums stay in memory: they would push those of the group out of their registers */
+		UNROLL for (int m = 0; m < M; m++) {
+			vf x_scale = vf_set1(((const struct sal_group *)(const void *)(x + m * ldx))->scale);
+			UNROLL for (int p = 0; p < P; p++) {
+				__m512i *s = acc + (m * P + p) * S;
+				float *y = sum + (m * P + p) * NR;
+				if (S == 4)
+					s[0] = _mm512_add_epi32(_mm512_add_epi32(s[0], s[1]), _mm512_add_epi32(s[2], s[3]));
+				vf_store(y, vf_fma(_mm512_cvtepi32_ps(s[0]), vf_mul(w_scale[p], x_scale), vf_load(y)));
+			}
+		}
+#else
+		(void)S, (void)panel; /* P is 1 */
+		for (int i = 0; i < GROUP_BYTES / LINE; i++, next += step)
+			__builtin_prefetch(next, 0, 2);
+		for (int j = 0; j < NR; j += 8) {
+			vf w_scale = vf_load((const float *)(const void *)(w + GROUP * NR) + j);
+#if defined(__AVX2__)
+			__m256i acc[MR * 2];
+
+			UNROLL for (int m = 0; m < 2 * M; m++)
+				acc[m] = _mm256_setzero_si256();
+			for (int i = 0; i < GROUP / 4; i++) {
+				const __m128i *q = (const __m128i *)(const void *)(w + i * 4 * NR + j * 4);
+				__m256i b0 = _mm256_cvtepu8_epi16(_mm_loadu_si128(q)), b1 = _mm256_cvtepu8_epi16(_mm_loadu_si128(q + 1));
+				UNROLL for (int m = 0; m < M; m++) {
+					int64_t four;
+					memcpy(&four, x + m * ldx + i * 8, 8);
+					__m256i a = _mm256_set1_epi64x(four);
+					acc[2 * m] = _mm256_add_epi32(acc[2 * m], _mm256_madd_epi16(b0, a));
+					acc[2 * m + 1] = _mm256_add_epi32(acc[2 * m + 1], _mm256_madd_epi16(b1, a));
+				}
+			}
+			UNROLL for (int m = 0; m < M; m++) {
+				const struct sal_group *r = (const void *)(x + m * ldx);
+				/* lanes of outputs 0 1 4 5 2 3 6 7 */
+				__m256i s = _mm256_permute4x64_epi64(_mm256_hadd_epi32(acc[2 * m], acc[2 * m + 1]), 0xd8);
+				float *y = sum + m * NR + j;
+				s = _mm256_sub_epi32(s, _mm256_set1_epi32(r->less));
+				vf_store(y, vf_fma(_mm256_cvtepi32_ps(s), vf_mul(w_scale, vf_set1(r->scale)), vf_load(y)));
+			}
+#else
+			for (int m = 0; m < M; m++) {
+				const struct sal_group *r = (const void *)(x + m * ldx);
+				int32_t s[8] = { 0 };
+				float f[8], *y = sum + m * NR + j;
+
+				for (int i = 0; i < GROUP; i += 4) {
+					const uint8_t *b = w + i * NR + j * 4;
+					for (int c = 0; c < 8; c++)
+						s[c] += b[4 * c] * r->q[i] + b[4 * c + 1] * r->q[i + 1] + b[4 * c + 2] * r->q[i + 2] + b[4 * c + 3] * r->q[i + 3];
+				}
+				for (int c = 0; c < 8; c++)
+					f[c] = (float)(s[c] - r->less);
+				vf_store(y, vf_fma(vf_load(f), vf_mul(w_scale, vf_set1(r->scale)), vf_load(y)));
+			}
+#endif
+		}
+#endif
+	}
+}
+
 /* Rows of one block as the tile reads them: the caller's own, or expanded. */
 struct rows {
 	const void *x[2];
-	int64_t ldx[2];
-	int esize;
+	int64_t ldx[2]; /* elements; bytes of groups in 8 bits */
+	int esize[2];
 	const char *next; /* what will be read soon, and how far from turn to turn */
 	int64_t step;
 };
 
 INLINE void
-tile(int M, int P, const struct sal_gemm *q, const struct rows *r, int64_t row, int64_t p0, float *out)
+tile(int M, int P, bool int8, const struct sal_gemm *q, const struct rows *r, int64_t row, int64_t p0, float *out)
 {
 	g acc[MAX_VECTORS];
 
+	if (int8) {
+		const struct sal_term *s = &q->term[0];
+		memset(out, 0, (size_t)(M * P * NR) * sizeof *out);
+		term_int8(M, P, out, (const char *)r->x[0] + row * r->ldx[0], r->ldx[0], (const uint8_t *)s->w + p0 * s->panel, s->panel,
+		    int8_groups(s->k), r->next, r->step);
+		if (q->terms == 1)
+			return;
+	}
 	UNROLL for (int m = 0; m < M; m++)
 		UNROLL for (int p = 0; p < P; p++)
 			UNROLL for (int v = 0; v < NG; v++)
-				acc[(m * P + p) * NG + v] = g_set1(0);
-	for (int t = 0; t < q->terms; t++) {
+				acc[(m * P + p) * NG + v] = int8 ? g_load(out + (m * P + p) * NR + v * GL) : g_set1(0);
+	for (int t = int8; t < q->terms; t++) {
 		const struct sal_term *s = &q->term[t];
-		const char *x = (const char *)r->x[t] + row * r->ldx[t] * r->esize, *next = t ? x : r->next;
+		const char *x = (const char *)r->x[t] + row * r->ldx[t] * r->esize[t], *next = t ? x : r->next;
 		int64_t step = t ? 0 : r->step;
 		if (q->dtype == SAL_F32)
 			term_f32(M, P, acc, (const float *)(const void *)x, r->ldx[t], (const float *)s->w + p0 * s->panel, s->panel, s->k,
@@ -220,12 +330,14 @@ tile(int M, int P, const struct sal_gemm *q, const struct rows *r, int64_t row, 
 }
 
 /* One function per tile shape: M and P are constants in each, so the tile lives in registers. */
-#define TILE(M, P)                                                                                          \
-	static __attribute__((noinline)) void tile_##M##_##P(                                               \
+#define TILE_AS(name, M, P, int8)                                                                           \
+	static __attribute__((noinline)) void name(                                                         \
 	    const struct sal_gemm *q, const struct rows *r, int64_t row, int64_t p0, float *out)            \
 	{                                                                                                   \
-		tile(M, P, q, r, row, p0, out);                                                             \
+		tile(M, P, int8, q, r, row, p0, out);                                                       \
 	}
+#define TILE(M, P) TILE_AS(tile_##M##_##P, M, P, false)
+#define TILE8(M, P) TILE_AS(tile8_##M##_##P, M, P, true)
 typedef void tile_fn(const struct sal_gemm *q, const struct rows *r, int64_t row, int64_t p0, float *out);
 /* tiles[m][p]; p runs over the powers of two up to FEW_PANELS(m) */
 #if defined(__AVX512F__)
@@ -234,16 +346,28 @@ TILE(1, 2) TILE(2, 2) TILE(3, 2) TILE(4, 2) TILE(5, 2) TILE(6, 2)
 TILE(1, 4) TILE(2, 4) TILE(3, 4) TILE(4, 4) TILE(5, 4) TILE(6, 4)
 #define ROW(m) [m] = { [1] = tile_##m##_1, [2] = tile_##m##_2, [4] = tile_##m##_4 }
 static tile_fn *const tiles[MR + 1][MAX_P + 1] = { ROW(1), ROW(2), ROW(3), ROW(4), ROW(5), ROW(6) };
+TILE8(1, 1) TILE8(2, 1) TILE8(3, 1) TILE8(4, 1) TILE8(5, 1) TILE8(6, 1)
+TILE8(1, 2) TILE8(2, 2) TILE8(3, 2) TILE8(4, 2) TILE8(5, 2) TILE8(6, 2)
+#define ROW8(m) [m] = { [1] = tile8_##m##_1, [2] = tile8_##m##_2 }
+static tile_fn *const tiles8[MR + 1][MAX_P + 1] = { ROW8(1), ROW8(2), ROW8(3), ROW8(4), ROW8(5), ROW8(6) };
+#define FEW_PANELS8(m) ((m) <= 2 ? 1 : 2)
 #elif defined(__AVX2__)
 TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1)
 TILE(1, 4) TILE(1, 2) TILE(2, 2) TILE(3, 2)
 static tile_fn *const tiles[MR + 1][MAX_P + 1] = {
 	[1] = { [1] = tile_1_1, [2] = tile_1_2, [4] = tile_1_4 }, [2] = { [1] = tile_2_1, [2] = tile_2_2 },
 	[3] = { [1] = tile_3_1, [2] = tile_3_2 }, [4] = { [1] = tile_4_1 }, [5] = { [1] = tile_5_1 }, [6] = { [1] = tile_6_1 } };
+TILE8(1, 1) TILE8(2, 1) TILE8(3, 1) TILE8(4, 1) TILE8(5, 1) TILE8(6, 1)
+#define ROW8(m) [m] = { [1] = tile8_##m##_1 }
+static tile_fn *const tiles8[MR + 1][MAX_P + 1] = { ROW8(1), ROW8(2), ROW8(3), ROW8(4), ROW8(5), ROW8(6) };
+#define FEW_PANELS8(m) 1
 #else
 TILE(1, 1) TILE(2, 1)
 TILE(1, 2)
 static tile_fn *const tiles[MR + 1][MAX_P + 1] = { [1] = { [1] = tile_1_1, [2] = tile_1_2 }, [2] = { [1] = tile_2_1 } };
+TILE8(1, 1) TILE8(2, 1)
+static tile_fn *const tiles8[MR + 1][MAX_P + 1] = { [1] = { [1] = tile8_1_1 }, [2] = { [1] = tile8_2_1 } };
+#define FEW_PANELS8(m) 1
 #endif
 
 /* n <= NR finished sums to y: scale, bias, old y, in this order */
@@ -326,20 +450,28 @@ ceil_div(int64_t a, int64_t b)
 	return (a + b - 1) / b;
 }
 
+/* Floats that a copied row takes: groups in 8 bits, or its k elements. */
+static int64_t
+room_of(bool int8, int64_t k)
+{
+	return int8 ? int8_groups(k) * (int64_t)(sizeof(struct sal_group) / 4) : ceil_div(k, 16) * 16;
+}
+
 /* Work on panels p0 .. p1-1 of one product for n rows from row i0; r: as the tiles read them.  wbuf: room for one panel as floats, or NULL. */
 static void
 strips(const struct sal_gemm *q, struct rows *r, int64_t i0, int64_t n, int64_t p0, int64_t p1, float *wbuf)
 {
 	float sums[MR * MAX_P * NR] __attribute__((aligned(64)));
 	int64_t steps = ceil_div(n, MR), small = n / steps, large = n % steps; /* rows of a tile: small, or one more in the first */
-	int few = FEW_PANELS((int)(small + (large > 0)));
+	int top = (int)(small + (large > 0)), few = q->int8 ? FEW_PANELS8(top) : FEW_PANELS(top);
 	const struct sal_term *first = &q->term[0];
-	int64_t turns = q->dtype == SAL_BF16 ? first->k / 2 : first->k, esize = q->dtype == SAL_BF16 ? 2 : 4;
+	tile_fn *const (*shapes)[MAX_P + 1] = q->int8 ? tiles8 : tiles;
+	int64_t bytes = first->panel * (q->int8 ? 1 : q->dtype == SAL_BF16 ? 2 : 4);
 
 	/* all rows over one strip of panels, then the next: the strip stays in the nearest caches */
 	for (int64_t p = p0, np; p < p1; p += np) {
 		const struct sal_gemm *use = q;
-		const char *next = (const char *)first->w + (p + few) * first->panel * esize;
+		const char *next = (const char *)first->w + (p + few) * bytes;
 		int64_t shift = 0;
 
 		np = min64(few, p1 - p);
@@ -366,13 +498,13 @@ strips(const struct sal_gemm *q, struct rows *r, int64_t i0, int64_t n, int64_t 
 			int m = (int)(small + (k < large));
 
 			/* each of the first tiles fetches its part of the strip that follows */
-			r->next = k < np && p + few < p1 ? next + k * turns * LINE : (const char *)r->x[0];
+			r->next = k < np && p + few < p1 ? next + k * bytes : (const char *)r->x[0];
 			r->step = k < np && p + few < p1 ? LINE : 0;
 			for (int64_t s = p; s < p + np;) {
 				int wp = few;
-				while (wp > p + np - s || !tiles[m][wp])
+				while (wp > p + np - s || !shapes[m][wp])
 					wp /= 2;
-				tiles[m][wp](use, r, i, s - shift, sums);
+				shapes[m][wp](use, r, i, s - shift, sums);
 				for (int j = 0; j < m; j++)
 					for (int c = 0; c < wp; c++) {
 						int64_t col = (s + c) * NR;
@@ -414,18 +546,19 @@ FN(sal_cpu_gemm)(struct sal_dev *dev, const struct sal_gemm *gemm, int count)
 {
 	struct sal_gemm q[SAL_LINEARS];
 	int64_t n = gemm[0].n, panels = 0, work = 0, ld = 0, start[SAL_LINEARS + 1];
-	bool expanded = gemm[0].dtype == SAL_BF16 && !PAIRS;
+	bool expanded = gemm[0].dtype == SAL_BF16 && !PAIRS, copied = expanded;
 
 	for (int i = 0; i < count; i++) {
 		int64_t depth = 0, wide = 0;
 
 		q[i] = gemm[i];
+		copied |= q[i].int8;
 		for (int t = 0; t < q[i].terms; t++) {
 			struct sal_term *s = &q[i].term[t];
 			if (!s->panel)
-				s->panel = (q[i].dtype == SAL_BF16 ? (s->k + 1) / 2 * 2 : s->k) * NR;
+				s->panel = q[i].int8 && !t ? int8_groups(s->k) * GROUP_BYTES : (q[i].dtype == SAL_BF16 ? (s->k + 1) / 2 * 2 : s->k) * NR;
 			depth += s->k;
-			wide += ceil_div(s->k, 16) * 16;
+			wide += room_of(q[i].int8 && !t, s->k);
 		}
 		start[i] = panels;
 		panels += ceil_div(q[i].out, NR);
@@ -438,7 +571,7 @@ FN(sal_cpu_gemm)(struct sal_dev *dev, const struct sal_gemm *gemm, int count)
 	if (ld % 1024 == 0)
 		ld += 16; /* rows a multiple of 4 KiB apart would fight for the same cache lines */
 
-	int64_t most = BLOCK_BYTES / (gemm[0].dtype == SAL_BF16 && PAIRS ? 2 : 4) / ld / MR * MR;
+	int64_t most = BLOCK_BYTES / (gemm[0].dtype == SAL_BF16 && !copied ? 2 : 4) / ld / MR * MR;
 	int64_t blocks = ceil_div(n, most < MR ? MR : most);
 	int threads = work < SMALL_WORK ? 1 : dev->threads;
 	if (threads > 1 && blocks * panels < 4 * threads) /* few outputs: share out the rows */
@@ -450,7 +583,7 @@ FN(sal_cpu_gemm)(struct sal_dev *dev, const struct sal_gemm *gemm, int count)
 	bool panel32 = expanded && block >= 4 * MR;
 	int64_t own = block * ld + (panel32 ? ld * NR : 0); /* floats of one thread */
 	float *scratch = NULL;
-	if (expanded && !(scratch = sal_cpu_scratch(dev, SAL_SLOT_GEMM, (size_t)(threads * own) * 4)))
+	if (copied && !(scratch = sal_cpu_scratch(dev, SAL_SLOT_GEMM, (size_t)(threads * own) * 4)))
 		return;
 	struct share share = { .end = blocks * panels, .panels = panels, .threads = threads };
 
@@ -465,19 +598,28 @@ FN(sal_cpu_gemm)(struct sal_dev *dev, const struct sal_gemm *gemm, int count)
 
 			for (int i = 0; i < count; i++) {
 				int64_t f = p0 > start[i] ? p0 : start[i], l = min64(p1, start[i + 1]);
-				struct rows r = { .esize = q[i].dtype == SAL_BF16 && PAIRS ? 2 : 4 };
+				struct rows r = { .step = 0 };
 
 				if (f >= l)
 					continue;
-				for (int64_t t = 0, to = 0; t < q[i].terms; to += ceil_div(q[i].term[t].k, 16) * 16, t++) {
+				for (int64_t t = 0, to = 0; t < q[i].terms; to += room_of(q[i].int8 && !t, q[i].term[t].k), t++) {
 					const struct sal_term *s = &q[i].term[t];
-					r.x[t] = expanded ? (const void *)(buf + to) : (const char *)s->x + i0 * s->ldx * r.esize;
-					r.ldx[t] = expanded ? ld : s->ldx;
-					for (int64_t k = 0; expanded && k < rows && have != b * count + i; k++)
-						expand(buf + k * ld + to, (const bf16 *)s->x + (i0 + k) * s->ldx, SAL_BF16, s->k);
+					bool groups = q[i].int8 && !t, copy = groups || expanded;
+					int64_t esize = q[i].dtype == SAL_BF16 ? 2 : 4;
+
+					r.x[t] = copy ? (const void *)(buf + to) : (const char *)s->x + i0 * s->ldx * esize;
+					r.ldx[t] = groups ? ld * 4 : copy ? ld : s->ldx;
+					r.esize[t] = copy ? 4 : (int)esize;
+					for (int64_t k = 0; copy && k < rows && have != b * count + i; k++) {
+						const char *x = (const char *)s->x + (i0 + k) * s->ldx * esize;
+						if (groups)
+							int8_row((void *)(buf + k * ld + to), x, esize == 2, s->k);
+						else
+							expand(buf + k * ld + to, x, SAL_BF16, s->k);
+					}
 				}
 				have = b * count + i;
-				strips(&q[i], &r, i0, rows, f - start[i], l - start[i], wbuf);
+				strips(&q[i], &r, i0, rows, f - start[i], l - start[i], q[i].int8 ? NULL : wbuf);
 			}
 		}
 	}
@@ -501,6 +643,10 @@ pack_rows(struct sal_weight w, int64_t o0, int64_t o1, const float *src, float s
 	int64_t k = w.in, pairs = ceil_div(k, 2), deep = ceil_div(w.out, 2);
 
 	for (int64_t o = o0; o < o1; o++, src += k) {
+		if (w.form == SAL_INT8) {
+			int8_pack(w.fwd, o, src, scale, k);
+			continue;
+		}
 		if (w.dtype == SAL_F32) {
 			float *f = (float *)w.fwd + place(SAL_F32, k, o, 0), *b = w.bwd;
 			for (int64_t j = 0; j < k; j++)
@@ -533,6 +679,11 @@ pack_ends(struct sal_weight w)
 	int64_t e = w.dtype == SAL_BF16 ? 2 : 4, k = w.in, outs = ceil_div(w.out, NR) * NR, ins = ceil_div(k, NR) * NR;
 	int64_t even = w.dtype == SAL_BF16 ? ceil_div(w.out, 2) * 2 : w.out;
 
+	if (w.form == SAL_INT8) {
+		for (int64_t o = w.out; o < outs; o++)
+			int8_clear(w.fwd, o, k);
+		return;
+	}
 	for (int64_t o = w.out; o < outs; o++)
 		for (int64_t j = 0; j < k + (w.dtype == SAL_BF16 && k % 2); j++)
 			memset((char *)w.fwd + place(w.dtype, k, o, j) * e, 0, (size_t)e);
@@ -586,7 +737,7 @@ FN(sal_cpu_weight_store)(struct sal_dev *dev, struct sal_weight w, enum sal_form
 static struct sal_gemm
 product(const struct sal_linear *m, struct sal_tensor x, bool accumulate)
 {
-	struct sal_gemm q = { .dtype = m->w.dtype, .ydtype = m->y.dtype, .n = x.dim[0], .out = m->w.out, .terms = m->b ? 2 : 1,
+	struct sal_gemm q = { .dtype = m->w.dtype, .int8 = m->w.form == SAL_INT8, .ydtype = m->y.dtype, .n = x.dim[0], .out = m->w.out, .terms = m->b ? 2 : 1,
 		.y = m->y.data, .ldy = m->w.out, .bias = m->bias.ndim ? m->bias.data : NULL, .scale = 1, .accumulate = accumulate };
 
 	q.term[0] = (struct sal_term){ .x = x.data, .w = m->w.fwd, .k = m->w.in, .ldx = m->w.in };
@@ -692,6 +843,6 @@ FN(sal_cpu_embedding_forward)(struct sal_dev *dev, struct sal_tensor y, struct s
 	for (int64_t i = 0; i < n; i++)
 		for (int64_t j = 0; j < w.in; j++) {
 			int64_t at = place(w.dtype, w.in, id[i], j);
-			out[i * w.in + j] = w.dtype == SAL_F32 ? ((const float *)w.fwd)[at] : bf16_to_f32(((const bf16 *)w.fwd)[at]);
+			out[i * w.in + j] = w.form == SAL_INT8 ? int8_at(w.fwd, w.in, id[i], j) : w.dtype == SAL_F32 ? ((const float *)w.fwd)[at] : bf16_to_f32(((const bf16 *)w.fwd)[at]);
 		}
 }

@@ -85,14 +85,14 @@ static void
 chunk_logits(struct sal_dev *dev, float *z, struct sal_tensor h, struct sal_weight w, int64_t i0, int64_t n,
     int64_t v0, int64_t cn)
 {
-	int64_t panel = (w.dtype == SAL_BF16 ? (w.in + 1) / 2 * 2 : w.in) * SAL_NR;
-	struct sal_gemm q = { .dtype = w.dtype, .ydtype = SAL_F32, .n = n, .out = cn, .terms = 1, .y = z, .ldy = cn,
+	int64_t panel = (int64_t)(w.form == SAL_INT8 ? sal_int8_bytes(SAL_NR, w.in) : sal_cpu_layout.packed_bytes(w.dtype, SAL_NR, w.in));
+	struct sal_gemm q = { .dtype = w.dtype, .int8 = w.form == SAL_INT8, .ydtype = SAL_F32, .n = n, .out = cn, .terms = 1, .y = z, .ldy = cn,
 		.scale = 1 };
 
 	q.term[0] = (struct sal_term){
 		.x = (const char *)h.data + i0 * w.in * esize(w.dtype),
-		.w = (const char *)w.fwd + v0 / SAL_NR * panel * esize(w.dtype),
-		.k = w.in, .ldx = w.in, .panel = panel,
+		.w = (const char *)w.fwd + v0 / SAL_NR * panel,
+		.k = w.in, .ldx = w.in,
 	};
 	FN(sal_cpu_gemm)(dev, &q, 1);
 }

@@ -776,6 +776,95 @@ test_blocks(enum sal_dtype t, enum sal_dtype yt)
 	}
 }
 
+/*
+ * In 8 bits: set from floats in two parts, or from blocks; read back; multiplied, with and without an adapter, against the sums of
+ * the same 8-bit numbers, and rows alone against rows together.
+ */
+static void
+test_int8(enum sal_dtype t, enum sal_dtype yt)
+{
+	if (!sal_layout_keeps(sal_dev_layout(devs[0]), SAL_INT8))
+		return;
+	for (int s = 0; s < COUNT(linear_shapes); s++) {
+		int N = linear_shapes[s].N, O = linear_shapes[s].O, K = linear_shapes[s].K, R = linear_shapes[s].R, cut = O / 3, G = (K + 63) / 64;
+		bool acc = s % 2, stored = K % 32 == 0;
+
+		begin("int8 %s to %s, N %d O %d K %d R %d%s", name_of(t), name_of(yt), N, O, K, R, acc ? " accumulate" : "");
+		double *w = vals(SAL_F32, O * K, 1), *x = vals(t, N * K, 1), *u = R ? vals(t, N * R, 1) : NULL, *b = vals(t, O * R, 1);
+		double *bias = vals(SAL_F32, O, 1), *wq = zeros(O * K), *xq = zeros(N * K), *y = zeros(N * O), *ym = zeros(N * O), *y0 = vals(yt, N * O, 1);
+		struct sal_weight W = new_blocks(t, SAL_INT8, O, K, false), Bw;
+		struct sal_tensor U = SAL_NONE, X = IN2(t, x, N, K), S = IN2(SAL_F32, w, O, K);
+		if (stored) {
+			unsigned char *blocks = random_blocks(SAL_Q8_0, (int64_t)O * K);
+			float *f = mem((size_t)(O * K) * sizeof *f);
+			sal_blocks_decode(SAL_Q8_0, blocks, (int64_t)O * K, 0, (int64_t)O * K, f);
+			for (int i = 0; i < O * K; i++)
+				w[i] = (double)f[i];
+			OP(sal_weight_store(dev, W, SAL_Q8_0, 0, cut, blocks);
+			    sal_weight_store(dev, W, SAL_Q8_0, cut, O - cut, blocks + sal_form_bytes(SAL_Q8_0, (int64_t)cut * K)));
+		} else {
+			OP(if (cut) sal_weight_pack(dev, W, 0, sal_tensor_rows(S, 0, cut), 1);
+			    sal_weight_pack(dev, W, cut, sal_tensor_rows(S, cut, O - cut), 1));
+		}
+		/* half a step, but for the rounding of x / scale: 127 in float */
+		if (ref_int8(wq, w, O, K) > 1 + 127 * 2 * U32 || ref_int8(xq, x, N, K) > 1 + 127 * 2 * U32)
+			fail("further from the number than half a step");
+		struct sal_tensor D = out2(t, NULL, O, K);
+		OP(sal_weight_unpack(dev, D, W, 0));
+		near("unpack", D, wq, NULL, U32);
+
+		if (R) {
+			Bw = weight(t, b, O, R, false);
+			U = IN2(t, u, N, R);
+		}
+		struct sal_tensor bi = s % 3 ? SAL_NONE : IN1(SAL_F32, bias, O), Y = out2(yt, acc ? y0 : NULL, N, O);
+		OP(sal_linear_forward(dev, Y, X, W, bi, U, R ? &Bw : NULL, acc));
+		ref_linear(y, ym, xq, wq, s % 3 ? NULL : bias, u, b, N, K, O, R);
+		for (int i = 0; acc && i < N * O; i++) {
+			y[i] += y0[i];
+			ym[i] += fabs(y0[i]);
+		}
+		near("y", Y, y, ym, chain(2 * G + R + 2));
+
+		struct sal_tensor all = out2(SAL_F32, NULL, N, O);
+		OP(sal_linear_forward(dev, all, X, W, SAL_NONE, U, R ? &Bw : NULL, false));
+		for (int i = 0, n = 1; i + n <= N; i += n, n = 1 + (n + i) % 13) {
+			struct sal_tensor part = out2(SAL_F32, NULL, n, O);
+			OP(sal_linear_forward(dev, part, sal_tensor_rows(X, i, n), W, SAL_NONE, R ? sal_tensor_rows(U, i, n) : U, R ? &Bw : NULL, false));
+			same_bits("rows", part, sal_tensor_rows(all, i, n));
+		}
+		done();
+	}
+}
+
+/* Zeros, numbers too small for a scale, and numbers that are none: those reach every output of their row, and no other. */
+static void
+test_int8_edges(void)
+{
+	enum { N = 5, O = 17, K = 70 };
+	static const double odd[N] = { 0, 1e-38, 1, INFINITY, NAN };
+
+	if (!sal_layout_keeps(sal_dev_layout(devs[0]), SAL_INT8))
+		return;
+	for (int last = 0; last < 2; last++) {
+		begin("int8: odd elements, %s", last ? "in the last group" : "in the first group");
+		double *x = vals(SAL_F32, N * K, 1), *y;
+		struct sal_weight W = new_blocks(SAL_F32, SAL_INT8, O, K, false);
+		struct sal_tensor S = IN2(SAL_F32, vals(SAL_F32, O * K, 1), O, K), Y = out2(SAL_F32, NULL, N, O);
+
+		for (int k = 0; k < 2 * K; k++)
+			x[k] = odd[k / K];
+		for (int i = 2; i < N; i++)
+			x[i * K + (last ? K - 1 : 3)] = odd[i];
+		OP(sal_weight_pack(dev, W, 0, S, 1); sal_linear_forward(dev, Y, IN2(SAL_F32, x, N, K), W, SAL_NONE, SAL_NONE, NULL, false));
+		y = get(Y);
+		for (int i = 0; i < N * O; i++)
+			if (i / O < 2 ? y[i] != 0 : i / O == 2 ? !isfinite(y[i]) : isfinite(y[i]))
+				fail("row of %g: %g", odd[i / O], y[i]);
+		done();
+	}
+}
+
 /* ---- rows and elements ------------------------------------------------------ */
 
 struct rms_ctx {
@@ -1425,21 +1514,25 @@ test_logprob(enum sal_dtype t)
 
 /* The sampler's logprob is that of the forward pass. */
 static void
-test_sample_logprob(enum sal_dtype t)
+test_sample_logprob(enum sal_dtype t, enum sal_form form)
 {
 	static const struct {
 		int n, C, V;
 		float temp;
 	} s[] = { { 1, 8, 5, 1 }, { 9, 33, 100, 0.7f }, { 3, 16, 2049, 1.3f }, { 5, 64, 5001, 0 }, { 70, 24, 4096, 0.9f } };
 
+	if (!sal_layout_keeps(sal_dev_layout(devs[0]), form))
+		return;
 	for (int i = 0; i < COUNT(s); i++) {
 		int n = s[i].n, C = s[i].C, V = s[i].V;
 		double *u = zeros(n);
 
-		begin("sample %s, n %d C %d V %d at %g: logprob is logprob_forward's", name_of(t), n, C, V, s[i].temp);
+		begin("sample %s, matrix %s, n %d C %d V %d at %g: logprob is logprob_forward's", name_of(t), sal_form_name(form), n, C, V, s[i].temp);
 		for (int j = 0; j < n; j++)
 			u[j] = (double)(float)(uniform() * 0.999);
-		struct sal_weight W = weight(t, vals(t, V * C, 3 / sqrt(C)), V, C, false);
+		struct sal_weight W = new_blocks(t, form, V, C, false);
+		struct sal_tensor S = IN2(SAL_F32, vals(t, V * C, 3 / sqrt(C)), V, C);
+		OP(sal_weight_pack(dev, W, 0, S, 1));
 		struct sal_tensor H = IN2(t, vals(t, n * C, 1), n, C), Z = out2(SAL_F32, NULL, n, V), U = IN1(SAL_F32, u, n);
 		struct sal_tensor tok = out2(SAL_I32, NULL, n, 0), lp = out2(SAL_F32, NULL, n, 0), L = out2(SAL_F32, NULL, n, 0);
 		struct sal_tensor lp2 = out2(SAL_F32, NULL, n, 0);
@@ -1801,6 +1894,7 @@ main(int argc, char **argv)
 			TEST(test_linear_grad(t, t));
 			TEST(test_linear_rows(t));
 			TEST(test_linears(t));
+			TEST(test_int8(t, SAL_F32));
 			TEST(test_rmsnorm(SAL_F32, t));
 			TEST(test_rope(t));
 			TEST(test_attention(t));
@@ -1808,10 +1902,13 @@ main(int argc, char **argv)
 			TEST(test_swiglu(t));
 			TEST(test_head(t));
 			TEST(test_logprob(t));
-			TEST(test_sample_logprob(t));
+			TEST(test_sample_logprob(t, SAL_PLAIN));
+			TEST(test_sample_logprob(t, SAL_INT8));
 		}
 		TEST(test_linear(SAL_BF16, SAL_BF16));
 		TEST(test_blocks(SAL_BF16, SAL_BF16));
+		TEST(test_int8(SAL_BF16, SAL_BF16));
+		TEST(test_int8_edges());
 		TEST(test_linear_grad(SAL_F32, SAL_BF16));
 		TEST(test_linear_grad(SAL_BF16, SAL_F32));
 		TEST(test_linear_differences());

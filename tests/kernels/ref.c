@@ -460,6 +460,27 @@ six(const unsigned char *p, int of, int g)
 }
 
 double
+ref_int8(double *y, const double *x, int64_t rows, int64_t K)
+{
+	double worst = 0;
+
+	for (int64_t i = 0; i < rows; i++)
+		for (int64_t g = 0; g < K; g += 64) {
+			float top = 0;
+			int64_t n = K - g < 64 ? K - g : 64;
+			for (int64_t j = 0; j < n; j++)
+				top = fmaxf(top, fabsf((float)x[i * K + g + j]));
+			float scale = top / 127.0f, inverse = top > 1e-30f ? 127.0f / top : 0;
+			for (int64_t j = i * K + g; j < i * K + g + n; j++) {
+				y[j] = (double)rintf((float)x[j] * inverse) * (double)scale; /* to even, as the back ends do */
+				if (scale > 0)
+					worst = fmax(worst, fabs(y[j] - x[j]) / (0.5 * (double)scale));
+			}
+		}
+	return worst;
+}
+
+double
 ref_block(int form, const unsigned char *b, int64_t n, int64_t i, double *mag)
 {
 	int j = (int)(i % 256), l = (int)(i % 32), g = j / 32;

@@ -64,4 +64,7 @@ void ref_adamw(double *w, double *m, double *v, const double *g, int64_t n, doub
 /* Element i of a matrix of n elements in blocks; form as enum sal_form. *mag: sum of the absolute values of its terms. */
 double ref_block(int form, const unsigned char *b, int64_t n, int64_t i, double *mag);
 
+/* y [rows, K] out: x in 8 bits and back, each 64 in a row of one scale; returns the largest |y - x| over half a scale. */
+double ref_int8(double *y, const double *x, int64_t rows, int64_t K);
+
 #endif

@@ -477,13 +477,15 @@ layer_name(const struct loader *ld, char *out, size_t len, int l, const char *hf
 		snprintf(out, len, "model.layers.%d.%s.%s", l, hf, what);
 }
 
-/* What a projection is kept as, where the back end keeps blocks.  Embedding and head are always plain. */
+/* What a projection is kept as, where the back end keeps it so. */
 static enum sal_form
 form_of(const struct loader *ld, const char *name)
 {
 	const struct sal_stored_tensor *t = ld->files ? sal_tensors_find(ld->files, name) : NULL;
 
-	return ld->m->quantize == SAL_QUANTIZE_NF4 ? SAL_NF4 : t ? sal_stored_form(t) : SAL_PLAIN;
+	if (ld->m->quantize != SAL_QUANTIZE_NONE)
+		return ld->m->quantize == SAL_QUANTIZE_NF4 ? SAL_NF4 : SAL_INT8;
+	return t ? sal_stored_form(t) : SAL_PLAIN;
 }
 
 static int
@@ -557,6 +559,7 @@ static void
 reserve(struct sal_model *m, struct sal_arena *a, size_t *room, const struct loader *ld, int flags)
 {
 	const struct sal_config *c = &m->cfg;
+	enum sal_form vocab = m->quantize == SAL_QUANTIZE_INT8 ? SAL_INT8 : SAL_PLAIN; /* of embedding and head */
 	char name[128];
 	int64_t o, i;
 
@@ -578,8 +581,8 @@ reserve(struct sal_model *m, struct sal_arena *a, size_t *room, const struct loa
 	*room += sal_tensor_room(SAL_F32, (int64_t)c->max_positions * c->head_dim);
 	if (a)
 		m->rope = sal_tensor_new(a, SAL_F32, 3, c->max_positions, 2, c->head_dim / 2, 0);
-	m->embed = mat(m, a, room, SAL_PLAIN, c->vocab_size, c->hidden_size, c->tied && (flags & SAL_MODEL_HEAD_GRAD));
-	m->head = c->tied ? m->embed : mat(m, a, room, SAL_PLAIN, c->vocab_size, c->hidden_size, flags & SAL_MODEL_HEAD_GRAD);
+	m->embed = mat(m, a, room, vocab, c->vocab_size, c->hidden_size, c->tied && (flags & SAL_MODEL_HEAD_GRAD));
+	m->head = c->tied ? m->embed : mat(m, a, room, vocab, c->vocab_size, c->hidden_size, flags & SAL_MODEL_HEAD_GRAD);
 }
 
 /* Angles in float, as the reference computes them: inverse frequency, then position times it. */
@@ -720,6 +723,18 @@ new_model(const char *path, const struct sal_common *c)
 	return m;
 }
 
+static int
+can_quantize(const struct sal_model *m, const char *device, int flags)
+{
+	if (m->quantize != SAL_QUANTIZE_INT8)
+		return 0;
+	if (!sal_layout_keeps(m->layout, SAL_INT8))
+		return sal_err("device '%s' does not multiply in 8 bits (--quantize int8): the CPU does", device);
+	if (flags & (SAL_MODEL_TRAIN | SAL_MODEL_HEAD_GRAD))
+		return sal_err("nothing is trained through weights in 8 bits (--quantize int8): take none or nf4");
+	return 0;
+}
+
 struct sal_model *
 sal_model_open(const char *path, const struct sal_common *c, int flags)
 {
@@ -735,7 +750,7 @@ sal_model_open(const char *path, const struct sal_common *c, int flags)
 		goto out;
 	}
 	m->layout = sal_dev_layout(m->dev);
-	ok = load(m, files, flags) == 0;
+	ok = can_quantize(m, c->device, flags) == 0 && load(m, files, flags) == 0;
 out:
 	sal_tensors_close(files);
 	if (!ok) {
@@ -759,6 +774,8 @@ sal_model_sketch(const char *path, const struct sal_common *c, int flags, size_t
 		sal_err("device '%s': not one of cpu, cuda, cuda:N", c->device);
 		goto out;
 	}
+	if (can_quantize(m, c->device, flags) != 0)
+		goto out;
 	ld.gguf = !sal_is_dir(path) && !is_json(path);
 	if (ld.gguf ? (files = open_files(path, &m->cfg)) == NULL : read_folder(path, &m->cfg) != 0)
 		goto out;

@@ -29,8 +29,8 @@ struct sal_opt {
 #define SAL_OPT_END { 0, 0, SAL_OPT_END_, 0, 0, 0, 0, 0 }
 
 /* Choices of --quantize, in the order of SAL_QUANTIZE_CHOICES. */
-enum sal_quantize { SAL_QUANTIZE_NONE, SAL_QUANTIZE_NF4 };
-#define SAL_QUANTIZE_CHOICES "none|nf4"
+enum sal_quantize { SAL_QUANTIZE_NONE, SAL_QUANTIZE_NF4, SAL_QUANTIZE_INT8 };
+#define SAL_QUANTIZE_CHOICES "none|nf4|int8"
 
 /* What every tool has; the same letter means the same everywhere. */
 struct sal_common {
@@ -44,11 +44,16 @@ struct sal_common {
 #define SAL_OPT_MODEL(c) { 'm', "model", SAL_OPT_STR, &(c).model, 0, 0, "PATH", "model: a Hugging Face folder or a .gguf file (required)" }
 #define SAL_OPT_ADAPTER(c) { 'a', "adapter", SAL_OPT_STR, &(c).adapter, 0, 0, "DIR", "PEFT adapter to apply" }
 #define SAL_OPT_THREADS(c) { 'j', "threads", SAL_OPT_INT, &(c).threads, 0, 4096, "N", "threads, 0 for one per core [0]" }
-#define SAL_OPT_COMPUTE(c) \
+#define SAL_OPT_QUANTIZE(c) \
+	{ 0, "quantize", SAL_OPT_CHOICE, &(c).quantize, 0, 0, SAL_QUANTIZE_CHOICES, "base weights: none, as the file has them, nf4, in 4 bits, or int8, in 8 bits [none]" }
+#define SAL_OPT_QUANTIZE_TRAIN(c) /* nothing is trained through 8 bits */ \
+	{ 0, "quantize", SAL_OPT_CHOICE, &(c).quantize, 0, 0, "none|nf4", "base weights: none, as the file has them, or nf4, in 4 bits [none]" }
+#define SAL_OPT_COMPUTE_WITH(c, quantize) \
 	{ 'd', "device", SAL_OPT_STR, &(c).device, 0, 0, "NAME", "cpu or cuda[:N] [cpu]" }, \
 	{ 0, "dtype", SAL_OPT_CHOICE, &(c).dtype, 0, 0, "bf16|f32", "compute type [bf16]" }, \
-	{ 0, "quantize", SAL_OPT_CHOICE, &(c).quantize, 0, 0, SAL_QUANTIZE_CHOICES, "base weights: none, as the file has them, or nf4, in 4 bits [none]" }, \
-	SAL_OPT_THREADS(c)
+	quantize, SAL_OPT_THREADS(c)
+#define SAL_OPT_COMPUTE(c) SAL_OPT_COMPUTE_WITH(c, SAL_OPT_QUANTIZE(c))
+#define SAL_OPT_COMPUTE_TRAIN(c) SAL_OPT_COMPUTE_WITH(c, SAL_OPT_QUANTIZE_TRAIN(c))
 #define SAL_OPT_BATCH(c, text) { 'b', "batch", SAL_OPT_INT, &(c).batch, 1, 65536, "N", text }
 #define SAL_OPT_SEED(c) { 0, "seed", SAL_OPT_U64, &(c).seed, 0, 0, "N", "seed of every random draw [0]" }
 #define SAL_OPT_STREAM(c) \

@@ -89,6 +89,7 @@ seconds(const struct sal_plan *p, const struct sal_model *m, const struct sheet 
 	double base = 0, head = 2.0 * c->vocab_size * c->hidden_size, lora = 0, tokens = (double)s->batch * p->length, wide = m->dtype == SAL_F32 ? 4 : 2;
 	double flops = p->tflops * 1e12, rate = p->bandwidth * 1e9, keys = 4.0 * c->num_layers * c->num_heads * c->head_dim * (p->length / 2.0);
 	bool blocks = m->layout == sal_layout("cuda") && (p->c.quantize != SAL_QUANTIZE_NONE || m->layer[0].w[SAL_Q].form != SAL_PLAIN);
+	double each = p->c.quantize == SAL_QUANTIZE_INT8 ? 1 + 4.0 / SAL_INT8_GROUP : wide; /* bytes of an element */
 	int64_t o, i;
 
 	for (int k = 0; k < SAL_N_PROJ; k++) {
@@ -96,9 +97,9 @@ seconds(const struct sal_plan *p, const struct sal_model *m, const struct sheet 
 		base += (double)c->num_layers * (double)o * (double)i;
 		lora += (double)c->num_layers * (double)p->lora_r * (double)(o + i);
 	}
-	double pass = 2 * (base + lora) + keys, use = base * (blocks ? 0.52 + 2 * wide : wide); /* bytes: one use of all matrices */
+	double pass = 2 * (base + lora) + keys, use = base * (blocks ? 0.52 + 2 * wide : each); /* bytes: one use of all matrices */
 	if (p->stage == SAL_STAGE_GENERATE) { /* a pass for each token, all sequences together */
-		double cache = s->bytes[KV_CACHE] / 2, step = (use + head / 2 * wide + cache) / rate, work = (pass + head) * s->batch / flops;
+		double cache = s->bytes[KV_CACHE] / 2, step = (use + head / 2 * each + cache) / rate, work = (pass + head) * s->batch / flops;
 		return p->length * (step > work ? step : work);
 	}
 	double passes = ceil(tokens / (p->micro_batch > p->length ? p->micro_batch : p->length)), moves = blocks ? passes * use / rate : 0;

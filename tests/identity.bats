@@ -40,6 +40,10 @@ filter() { # COMMAND...: one output
 @test "sal-generate under principles, with an adapter, in float32, cut by top-p, top-k and min-p: any batch, threads and split" {
 	filter sal-generate -m "$M" -a policy --max-tokens 12 -n 2 --tokens -p ./p.json --sign - --dtype f32 --temperature 1.3 --top-p 0.9 --top-k 40 --min-p 0.01
 }
+@test "sal-generate and sal-score in 8 bits, with an adapter: any batch, threads and split" {
+	filter sal-generate -m "$M" -a policy --quantize int8 --max-tokens 12 -n 2 --tokens --temperature 0.9 --top-p 0.9
+	filter sal-score -m "$M" -a policy --quantize int8 --logprobs
+}
 @test "sal-score, log-probabilities: any batch, threads and split" {
 	filter sal-score -m "$M" -a policy --logprobs --entropy
 }
@@ -123,7 +127,7 @@ agree() { # ISA: what sal-generate --tokens writes is what sal-score --logprobs 
 	export SAL_CPU=$1
 	cd "$BATS_FILE_TMPDIR"
 	sal-score -q -m "$M" --logprobs < /dev/null 2> "$T/err" || { grep -q "$1" "$T/err" && skip "no $1 here"; }
-	for d in bf16 f32; do
+	for d in bf16 f32 "bf16 --quantize int8" "f32 --quantize int8"; do
 		sal-generate -q -m "$M" -a policy -n 2 -b 5 --tokens --dtype $d --temperature 0.7 --top-p 0.9 --max-tokens 24 < in > "$T/s"
 		sal-score -q -m "$M" -a policy -b 3 --logprobs --dtype $d --temperature 0.7 < "$T/s" > "$T/l"
 		[ "$(wc -l < "$T/l")" -eq 36 ]

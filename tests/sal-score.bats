@@ -68,6 +68,24 @@ load helper
 	score() { sal-score -q -m "$T/m" --format dromedary --logprobs | jq -c .logprobs; }
 	[ "$(echo "$r" | score)" = "$(score < "$T/tokens")" ]
 }
+@test "int8: the file's figures but for a little, under a policy of its own; no card and no training tool has it" {
+	prompts 9 | sal-generate -q -m "$M" --tokens --max-tokens 20 --temperature 0.7 > "$T/none"
+	sal-score -q -m "$M" --quantize int8 --logprobs --temperature 0.7 < "$T/none" > "$T/int8"
+	jq -es --slurpfile a "$T/none" '($a | map(.logprobs) | flatten) as $x | (map(.logprobs) | flatten) as $y | [$x, $y] | transpose |
+		map(.[0] - .[1] | fabs) | (add / length) as $mean | $mean > 1e-4 and $mean < 0.05' "$T/int8"
+	[ "$(prompts 1 | sal-generate -q -m "$M" --quantize int8 --tokens --max-tokens 1 | jq -r .policy)" != \
+		"$(prompts 1 | sal-generate -q -m "$M" --tokens --max-tokens 1 | jq -r .policy)" ]
+	run bash -c "sal-model plan -q -d cuda -m '$M' --quantize int8 2> '$T/err'"
+	refused 1
+	run bash -c "sal-model plan -q -d cpu --stage train -m '$M' --quantize int8 2> '$T/err'"
+	refused 1
+	sal-model plan -q -d cpu --stage generate -m "$M" --quantize int8 | jq -e .weights
+	for t in sft rmtrain ppo-step; do
+		run bash -c "sal-$t -q -m '$M' -o '$T/o' --quantize int8 < /dev/null 2> '$T/err'"
+		refused 2
+		grep -q "none|nf4" "$T/err"
+	done
+}
 @test "nf4: other figures than the file's, the sampler's bit for bit, under a policy of its own" {
 	prompts 3 | sal-generate -q -m "$M" --quantize nf4 --tokens --max-tokens 6 --temperature 0.7 > "$T/nf4"
 	sal-score -q -m "$M" --quantize nf4 --logprobs --temperature 0.7 < "$T/nf4" | jq -c .logprobs | cmp - <(jq -c .logprobs "$T/nf4")

@@ -74,7 +74,7 @@ main(int argc, char *argv[])
 		{ 0, "bandwidth", SAL_OPT_REAL, &cfg.p.bandwidth, 1e-6, 1e9, "B", "of its memory, 1e9 bytes a second [2039]" },
 		{ 'd', "device", SAL_OPT_STR, &cfg.p.c.device, 0, 0, "NAME", "whose memory is planned, cpu or cuda [cuda]" },
 		{ 0, "dtype", SAL_OPT_CHOICE, &cfg.p.c.dtype, 0, 0, "bf16|f32", "plan: compute type; merge: type that is written [bf16]" },
-		{ 0, "quantize", SAL_OPT_CHOICE, &cfg.p.c.quantize, 0, 0, SAL_QUANTIZE_CHOICES, "base weights: none, as the file has them, or nf4, in 4 bits [none]" },
+		SAL_OPT_QUANTIZE(cfg.p.c),
 		SAL_OPT_DRY(cfg.p.c),
 		SAL_OPT_QUIET(cfg.p.c),
 		SAL_OPT_END

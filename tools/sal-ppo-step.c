@@ -83,7 +83,7 @@ main(int argc, char *argv[])
 		{ 0, "alarm", SAL_OPT_LIST, &s.alarm, 0, 0, "NAME=LIMIT", "fail where kl=N, lr=N or length=LOW:HIGH is passed; may be repeated [none]" },
 		{ 0, "micro-batch", SAL_OPT_INT, &s.micro_batch, 1, 1 << 20, "N", "tokens computed together; changes no byte [1024]" },
 		SAL_OPT_SEED(s.c),
-		SAL_OPT_COMPUTE(s.c),
+		SAL_OPT_COMPUTE_TRAIN(s.c),
 		SAL_OPT_STREAM(s.c),
 		SAL_OPT_DRY(s.c),
 		SAL_OPT_QUIET(s.c),

@@ -17,7 +17,7 @@ main(int argc, char *argv[])
 		{ 0, "max-len", SAL_OPT_INT, &t.limits.total, 1, 1 << 20, "N", "tokens of the whole text [1280]" },
 		SAL_OPT_TRAIN(t),
 		SAL_OPT_SEED(t.c),
-		SAL_OPT_COMPUTE(t.c),
+		SAL_OPT_COMPUTE_TRAIN(t.c),
 		SAL_OPT_STREAM(t.c),
 		SAL_OPT_DRY(t.c),
 		SAL_OPT_QUIET(t.c),

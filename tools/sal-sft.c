@@ -18,7 +18,7 @@ main(int argc, char *argv[])
 		{ 0, "response-len", SAL_OPT_INT, &t.response_len, 0, 1 << 20, "N", "first tokens of an answer kept; 0: all [0]" },
 		SAL_OPT_TRAIN(t),
 		SAL_OPT_SEED(t.c),
-		SAL_OPT_COMPUTE(t.c),
+		SAL_OPT_COMPUTE_TRAIN(t.c),
 		SAL_OPT_STREAM(t.c),
 		SAL_OPT_DRY(t.c),
 		SAL_OPT_QUIET(t.c),

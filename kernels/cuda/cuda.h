@@ -185,7 +185,7 @@ block_max(T v)
 		part[threadIdx.x / 32] = v;
 	__syncthreads();
 	v = warp_max(part[lane < warps ? lane : 0]);
-	__syncthreads();
+	__syncthreads(); /* the next call, if no block_sum() is between, writes part again */
 	return v;
 }
 #endif /* __cplusplus */

@@ -25,7 +25,7 @@ ap.add_argument("--list", action="store_true")
 A = ap.parse_args()
 SRC = "kernels/cuda"
 HERE = os.path.dirname(os.path.abspath(__file__))
-TESTS = {"attention.cu": "attention", "blocks.cu": "blocks", "gemm.cu": "linear,pack", "logprob.cu": "logprob,sample,failure", "rmsnorm.cu": "rmsnorm",
+TESTS = {"attention.cu": "attention", "blocks.cu": "blocks", "gemm.cu": "linear,pack,failure", "logprob.cu": "logprob,sample,failure", "rmsnorm.cu": "rmsnorm",
          "rope.cu": "rope", "swiglu.cu": "swiglu", "head.cu": "head", "elementwise.cu": "elements,adamw", "cuda.h": "rmsnorm,head,logprob,elements,swiglu,rope,blocks"}
 USES_HEADER = ["rmsnorm.cu", "head.cu", "logprob.cu", "elementwise.cu", "swiglu.cu", "rope.cu", "gemm.cu", "blocks.cu"]
 RULES = [("barrier", r"__sync(threads|warp)\(\);", ";"),

@@ -208,6 +208,7 @@ place(enum sal_dtype t, int ndim, int64_t d0, int64_t d1, int64_t d2, int64_t d3
 
 	if (src)
 		memcpy(b->want + GUARD, src, n);
+	memset(b->want + GUARD + n, 0xff, b->len - GUARD - n); /* NaN: what reads past the end shows */
 	sal_upload(devs[0], b->block, b->want);
 	x.data = (char *)b->block.data + GUARD;
 	return x;
@@ -723,6 +724,31 @@ random_blocks(enum sal_form form, int64_t n)
 			s[1] = 0;
 	}
 	return b;
+}
+
+/* Scales at the edges of IEEE half: zero, below the normal numbers, the least of those, the largest, infinity; with either sign. */
+static void
+test_blocks_half(enum sal_dtype t)
+{
+	static const int halves[] = { 0, 1, 0x3ff, 0x400, 0x401, 0x7bff, 0x7c00 };
+	enum { n = 2 * COUNT(halves), K = 32 * n };
+	unsigned char *b = mem((size_t)n * 34);
+	double *w = zeros(K);
+
+	begin("blocks q8_0 %s, scales at the edges", name_of(t));
+	memset(b, 1, (size_t)n * 34);
+	for (int i = 0; i < n; i++) {
+		int h = halves[i / 2];
+		b[34 * i] = (unsigned char)h;
+		b[34 * i + 1] = (unsigned char)(h >> 8 | i % 2 << 7);
+		for (int j = 0; j < 32; j++)
+			w[32 * i + j] = rounded(t, (i % 2 ? -1 : 1) * (h == 0x7c00 ? INFINITY : h < 0x400 ? ldexp(h, -24) : ldexp(1024 + h % 1024, h / 1024 - 25)));
+	}
+	struct sal_weight W = new_blocks(t, SAL_Q8_0, 1, K, false);
+	struct sal_tensor D = out2(t, NULL, 1, K);
+	OP(sal_weight_store(dev, W, SAL_Q8_0, 0, 1, b); sal_weight_unpack(dev, D, W, 0));
+	exact("unpack", D, w);
+	done();
 }
 
 static const struct {
@@ -1641,7 +1667,7 @@ test_failure(const char *device)
 		sal_arena_free(a);
 		sal_dev_close(d);
 	}
-	for (int i = 0; i < 2; i++) { /* the id is the caller's input: a failure, not a read out of bounds */
+	for (int i = 0; i < 3; i++) { /* the id is the caller's input: a failure, not a read out of bounds */
 		if ((d = sal_dev_open(device, 1, err, sizeof err)) == NULL) {
 			fail("%s", err);
 			break;
@@ -1651,14 +1677,14 @@ test_failure(const char *device)
 		struct sal_tensor ids = sal_tensor_new(a, SAL_I32, 1, 2, 0, 0, 0), y = sal_tensor_new(a, SAL_F32, 2, 2, 2, 0, 0);
 		struct sal_tensor l = sal_tensor_new(a, SAL_F32, 1, 2, 0, 0, 0), lse = sal_tensor_new(a, SAL_F32, 1, 2, 0, 0, 0);
 
-		sal_upload(d, ids, i ? (int32_t[]){ 3, 4 } : (int32_t[]){ -1, 0 });
+		sal_upload(d, ids, i ? (int32_t[]){ 3, 4 } : (int32_t[]){ -1, 0 }); /* 4: one past the last */
 		sal_upload(d, y, (float[4]){ 0 });
 		sal_weight_pack(d, w, 0, sal_tensor_view(sal_tensor_new(a, SAL_F32, 1, 8, 0, 0, 0), 2, 4, 2, 0, 0), 1);
-		if (i)
+		if (i == 1)
 			sal_logprob_forward(d, l, lse, SAL_NONE, y, w, ids, 1);
 		else
 			sal_embedding_forward(d, y, w, ids);
-		if (sal_dev_sync(d) != -1 || !strstr(sal_dev_error(d), i ? "target" : "id"))
+		if (sal_dev_sync(d) != -1 || !strstr(sal_dev_error(d), i == 1 ? "target" : "id"))
 			fail("an id outside the vocabulary: '%s'", sal_dev_error(d));
 		sal_arena_free(a);
 		sal_dev_close(d);
@@ -1891,6 +1917,7 @@ main(int argc, char **argv)
 			TEST(test_pack(t));
 			TEST(test_linear(t, SAL_F32));
 			TEST(test_blocks(t, SAL_F32));
+			TEST(test_blocks_half(t));
 			TEST(test_linear_grad(t, t));
 			TEST(test_linear_rows(t));
 			TEST(test_linears(t));

@@ -27,6 +27,7 @@
 #define NR SAL_NR
 #define BLOCK_BYTES (256 << 10)    /* rows of one block, as the tiles read them */
 #define LINE 64                    /* bytes fetched at a time */
+#define AHEAD (16 * LINE)          /* of a matrix in 8 bits that one tile reads */
 #define SMALL_WORK (1 << 16)       /* multiply-adds not worth a second thread */
 #define INLINE static inline __attribute__((always_inline))
 
@@ -465,6 +466,7 @@ strips(const struct sal_gemm *q, struct rows *r, int64_t i0, int64_t n, int64_t 
 	int64_t steps = ceil_div(n, MR), small = n / steps, large = n % steps; /* rows of a tile: small, or one more in the first */
 	int top = (int)(small + (large > 0)), few = q->int8 ? FEW_PANELS8(top) : FEW_PANELS(top);
 	const struct sal_term *first = &q->term[0];
+	bool near = q->int8 && few == 1 && steps == 1; /* one pass over one panel after the other: a stream */
 	tile_fn *const (*shapes)[MAX_P + 1] = q->int8 ? tiles8 : tiles;
 	int64_t bytes = first->panel * (q->int8 ? 1 : q->dtype == SAL_BF16 ? 2 : 4);
 
@@ -498,8 +500,8 @@ strips(const struct sal_gemm *q, struct rows *r, int64_t i0, int64_t n, int64_t 
 			int m = (int)(small + (k < large));
 
 			/* each of the first tiles fetches its part of the strip that follows */
-			r->next = k < np && p + few < p1 ? next + k * bytes : (const char *)r->x[0];
-			r->step = k < np && p + few < p1 ? LINE : 0;
+			r->next = near ? next - bytes + AHEAD : k < np && p + few < p1 ? next + k * bytes : (const char *)r->x[0];
+			r->step = near || (k < np && p + few < p1) ? LINE : 0;
 			for (int64_t s = p; s < p + np;) {
 				int wp = few;
 				while (wp > p + np - s || !shapes[m][wp])

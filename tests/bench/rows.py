@@ -108,7 +108,7 @@ def quantized(b):
     spawn([b.tools + "/sal-generate", "--help"], b.log("tool"), stdout=out)
     with open(out) as f:
         choices = re.search(r"--quantize (\S+)", f.read()).group(1).split("|")
-    return [("", [])] + [(f" --quantize {c}", ["--quantize", c]) for c in choices if c != "none"]
+    return [("", [])] + [(f" --quantize {c}", ["--quantize", c]) for c in choices if c not in ("none", "nf4")]  # nf4 is decoded when it is loaded
 
 
 def lora(b):

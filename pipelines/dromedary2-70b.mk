@@ -10,7 +10,7 @@
 #   Slurm         sbatch -N 8 --ntasks-per-node 1 --gpus-per-task 1 --wrap "make -f pipelines/dromedary2-70b.mk DEVICE=cuda SHARDS=32 \
 #                   LAUNCH='xargs -P 8 -I {} srun -N 1 -n 1 --exact bash -c'"; run again, it goes on where its time ended
 #
-# What the release has and the tools have not: NF4 for the base (--quantize), training on more than one processor or card, fastText
+# What the release has and the tools have not: training on more than one processor or card, fastText
 # for the rule on languages of step 2.1 (scripts are compared, or the records' `lang`), evaluation during training (AlpacaFarm), a limit on
 # the tokens of a text in sal-synthpref (1536): one longer than the context is a bad record.
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
@@ -18,6 +18,7 @@ include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
 MODEL      ?= models/Llama-2-70b-hf
 WORK       ?= runs/dromedary2-70b
 DEVICE     ?= cpu
+QUANTIZE   ?= nf4          # the base in 4 bits, double quantised                                             all
 DATA       ?= data         # where the data sets are, as JSONL of the records that their publishers give
 SHAREGPT   ?= $(DATA)/sharegpt.jsonl
 DOLLY      ?= $(DATA)/dolly.jsonl
@@ -94,12 +95,12 @@ SCALE      ?= 10           # reward scale                                       
 PPO_CLIP   ?= 1            # largest norm of a gradient, policy and critic                                    3.2
 ALARM      ?= kl=100 lr=1 length=8:1000# what stops a run: nats an answer, nats a token in a step, tokens of an answer; not the release's   3.2
 SAVE       ?= 10           # steps between the states that are kept                                           3.2
-$(call bare,DATA SHARDS SEED R ALPHA CLIP MIN_PROMPT MAX_PROMPT ORCA_CAP SA_T SA_TOP_P SA_NEW MIN_CHARS SFT_LR SFT_WARM SFT_BATCH SFT_EPOCHS T TOP_P \
+$(call bare,DATA QUANTIZE SHARDS SEED R ALPHA CLIP MIN_PROMPT MAX_PROMPT ORCA_CAP SA_T SA_TOP_P SA_NEW MIN_CHARS SFT_LR SFT_WARM SFT_BATCH SFT_EPOCHS T TOP_P \
   MAX_NEW RESPONSES JUDGE_P RAW_CHARS DIMENSIONS AGREE PASSES MAX_K GEOMETRIC NEGATE NOISE RULE_NOISE RULE LANGUAGE PMP_LR PMP_WARM RM_LR RM_WARM RM_BATCH RM_EPOCHS \
   RL_PROMPT BONUSES RL_P DRAW ROLLOUTS MINIBATCH RL_EPOCHS PPO_EPOCHS PPO_NEW PPO_LR PPO_WARM KL GAMMA LAMBDA RANGE V_RANGE VF BONUS CAP PENALTY SCALE \
   PPO_CLIP SAVE)
 
-on      := -m $(MODEL) -d $(DEVICE)
+on      := -m $(MODEL) -d $(DEVICE) --quantize $(QUANTIZE)
 lora    := --lora-r $(R) --lora-alpha $(ALPHA)
 sft     := $(WORK)/sft
 rm      := $(WORK)/rm

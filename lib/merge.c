@@ -165,6 +165,19 @@ open_all(struct merge *g, const struct sal_common *c)
 	return 0;
 }
 
+/* The folder at out is removed when the new one takes its place: it may be, or hold, neither of those that are read. */
+static int
+check_place(const char *out, const char *read)
+{
+	char *o = realpath(out, NULL), *r = o && read ? realpath(read, NULL) : NULL;
+	size_t n = o ? strlen(o) : 0;
+	bool holds = r && strncmp(r, o, n) == 0 && (r[n] == '/' || r[n] == '\0' || n == 1);
+
+	free(o);
+	free(r);
+	return holds ? sal_err("%s: would take the place of %s, which is read", out, read) : 0;
+}
+
 int
 sal_merge(const struct sal_common *c, const char *out, long *n)
 {
@@ -172,7 +185,7 @@ sal_merge(const struct sal_common *c, const char *out, long *n)
 		"added_tokens.json", "chat_template.jinja", "tokenizer.model" };
 	struct merge g = { 0 };
 	char *tmp = NULL;
-	int rc = open_all(&g, c);
+	int rc = check_place(out, c->model) == 0 && check_place(out, c->adapter) == 0 ? open_all(&g, c) : -1;
 
 	if (rc == 0 && (tmp = sal_dir_begin(out)) == NULL)
 		rc = -1;

@@ -97,3 +97,17 @@ plan() { sal-model plan -q --frozen 2 --batch 288 --ranks 48 --length 1280 "$@";
 		[ ! -e "$T/m" ]
 	done
 }
+@test "merge: an output that is, or holds, the model or the adapter is refused, and both stay" {
+	mkdir "$T/in"
+	tiny "$T/in/m"
+	printf '{"prompt_tokens":[1],"response_tokens":[2,3]}\n' | sal-sft -q -m "$M" -o "$T/in/a" --lora-r 4 > /dev/null
+	for o in "$T/in/m" "$T/in/m/../m/" "$T/in" "$T/in/a"; do
+		run bash -c "sal-model merge -q -m '$T/in/m' -a '$T/in/a' -o '$o' 2> '$T/err'"
+		refused 1
+		grep -q 'would take the place of' "$T/err"
+		cmp "$M/model.safetensors" "$T/in/m/model.safetensors"
+		[ -e "$T/in/a/adapter_config.json" ]
+	done
+	sal-model merge -q -m "$T/in/m" -o "$T/in/merged" > /dev/null
+	[ "$(ls "$T/in" | tr '\n' ' ')" = "a m merged " ]
+}

@@ -28,10 +28,10 @@ sal_plan_bytes(const char *text, double *bytes)
 
 	*bytes = strtod(text, &end);
 	u = *end ? strchr(units, *end) : NULL;
-	if (end == text || (*end && (u == NULL || end[1])) || !(*bytes > 0) || !isfinite(*bytes))
-		return sal_err("'%s' is not a number of bytes such as 80G", text);
 	for (long i = u ? u - units + 1 : 0; i > 0; i--)
 		*bytes *= 1000;
+	if (end == text || (*end && (u == NULL || end[1])) || !(*bytes > 0) || !isfinite(*bytes))
+		return sal_err("'%s' is not a number of bytes such as 80G", text);
 	return 0;
 }
 

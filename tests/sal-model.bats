@@ -55,8 +55,10 @@ plan() { sal-model plan -q --frozen 2 --batch 288 --ranks 48 --length 1280 "$@";
 @test "a length past the context, a size that is none, a device that is none: one line" {
 	run bash -c "sal-model plan -m '$M' --length 257 2> '$T/err'"
 	refused 1
-	run bash -c "sal-model plan -m '$M' --device-memory 80X 2> '$T/err'"
-	refused 2
+	for b in 80X 1e308T; do
+		run bash -c "sal-model plan -m '$M' --device-memory $b 2> '$T/err'"
+		refused 2
+	done
 	run bash -c "sal-model plan -m '$M' -d tpu 2> '$T/err'"
 	refused 1
 	run bash -c "sal-model grow -m '$M' 2> '$T/err'"

@@ -97,5 +97,6 @@ main(int argc, char *argv[])
 	    "One PPO step on scored samples; with --init, write the first state.");
 	check_options(&s);
 	status = run(&s, &n, &told);
+	free(s.alarm.s);
 	return sal_finish(status, &s.c, &n, told.isa[0] ? told.isa : NULL);
 }

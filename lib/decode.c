@@ -438,5 +438,7 @@ sal_decode(struct sal_decoder *d, const struct sal_adapter *a, const struct sal_
 		rc = step(d, a, s, &q);
 	for (int i = 0; i < d->slots; i++)
 		slot_release(d, &d->slot[i], a);
+	if (rc != 0)
+		d->kept.n = 0; /* its keys may never have been computed */
 	return rc;
 }

@@ -256,14 +256,14 @@ def scoring(b, rows, work, threads=None):
     tokens = sum(map(len, rows))
     flops = sum(b.flops(len(r), len(r) - 1 if work == "logprobs" else 0) for r in rows)
 
-    def ours():
+    def ours(options=()):
         if work == "logprobs":
-            seconds, rss = tool(b, "sal-score", ["--logprobs", "-b", "8"], answered(b, rows), threads=threads)
+            seconds, rss = tool(b, "sal-score", ["--logprobs", "-b", "8", *options], answered(b, rows), threads=threads)
         else:
-            seconds, rss = tool(b, "sal-score", ["-a", b.reward_adapter(), "-b", "8"], scored(b, rows), threads=threads)
+            seconds, rss = tool(b, "sal-score", ["-a", b.reward_adapter(), "-b", "8", *options], scored(b, rows), threads=threads)
         return rate(tokens, seconds, rss, flops=flops)
 
-    return [Side("salmon" if threads is None else f"{work}, {threads} threads", ours)] + (
+    return ([Side(f"{work}, {threads} threads", ours)] if threads else [Side("salmon" + name, lambda a=a: ours(a)) for name, a in quantized(b)]) + (
         peer(b, "transformers", "with_transformers", work, {"rows": rows, "batch": 8}, flops=flops) if threads is None else [])
 
 

@@ -6,7 +6,6 @@
  * median of seven runs, in GFLOP/s (int8: GOP/s).  An instruction that the processor lacks is left out.
  */
 #define _GNU_SOURCE
-#include <immintrin.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
@@ -27,30 +26,28 @@ now(void)
 	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* n turns of one step of each sum, 12 or 24 of them: enough to hide the latency of two pipes, few enough for the registers; the asm hides what is equal and what is never read */
+typedef float v16 __attribute__((vector_size(64)));
+typedef float v8 __attribute__((vector_size(32)));
+
+/* n turns of one step of each sum, 12 or 24 of them: enough to hide the latency of two pipes, few enough for the registers */
 #define SUMS12(M) M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8) M(9) M(10) M(11)
 #define SUMS24(M) SUMS12(M) M(12) M(13) M(14) M(15) M(16) M(17) M(18) M(19) M(20) M(21) M(22) M(23)
 #define DECLARE(i) , s##i = x
-#define HIDE(i) __asm__ volatile("" : "+v"(s##i));
-#define LOOP(name, isa, V, zero, SUMS, STEP)                           \
-	__attribute__((target(isa))) static void name(long n)          \
-	{                                                              \
-		V x = zero, y = zero SUMS(DECLARE);                    \
-		SUMS(HIDE)                                             \
-		while (n-- > 0) {                                      \
-			__asm__ volatile("" : "+v"(x), "+v"(y));       \
-			SUMS(STEP)                                     \
-		}                                                      \
-		SUMS(HIDE)                                             \
+#define LOOP(name, isa, V, SUMS, STEP)                         \
+	__attribute__((target(isa))) static void name(long n)  \
+	{                                                      \
+		V x = { 0 }, y = { 0 } SUMS(DECLARE);          \
+		while (n-- > 0) {                              \
+			SUMS(STEP)                             \
+		}                                              \
 	}
-#define FMA512(i) s##i = _mm512_fmadd_ps(x, y, s##i);
-#define FMA256(i) s##i = _mm256_fmadd_ps(x, y, s##i);
-#define BF16(i) s##i = _mm512_dpbf16_ps(s##i, (__m512bh)x, (__m512bh)y);
-#define INT8(i) s##i = _mm512_dpbusd_epi32(s##i, x, y);
-LOOP(fma512, "avx512f", __m512, _mm512_setzero_ps(), SUMS24, FMA512)
-LOOP(fma256, "avx2,fma", __m256, _mm256_setzero_ps(), SUMS12, FMA256)
-LOOP(bf16, "avx512f,avx512bf16", __m512, _mm512_setzero_ps(), SUMS24, BF16)
-LOOP(int8, "avx512f,avx512vnni", __m512i, _mm512_setzero_si512(), SUMS24, INT8)
+#define FMA(i) __asm__ volatile("vfmadd231ps %2, %1, %0" : "+v"(s##i) : "v"(x), "v"(y));
+#define BF16(i) __asm__ volatile("vdpbf16ps %2, %1, %0" : "+v"(s##i) : "v"(x), "v"(y));
+#define INT8(i) __asm__ volatile("vpdpbusd %2, %1, %0" : "+v"(s##i) : "v"(x), "v"(y));
+LOOP(fma512, "avx512f", v16, SUMS24, FMA)
+LOOP(fma256, "avx2,fma", v8, SUMS12, FMA)
+LOOP(bf16, "avx512f,avx512bf16", v16, SUMS24, BF16)
+LOOP(int8, "avx512f,avx512vnni", v16, SUMS24, INT8)
 
 struct job {
 	int cpu;

@@ -6,12 +6,13 @@
  *   lse = m + log l        delta = y.dy            ds_j = exp(s_j - lse) (dy.v_j - delta) scale
  *   dq = sum_j ds_j k_j    dk_j = sum_i ds_ij q_i  dv_j = sum_i p_ij dy_i
  *
- * A (page, head) block holds keys transposed, [D][32], so that one vector runs
- * over keys, and values as rows, [32][D].
+ * A (page, head) block holds keys transposed, [D][32] for F32 and in pairs along
+ * d, [D/2][32][2], for BF16, so that one vector runs over keys, and values as
+ * rows, [32][D].
  *
  * Order: a row goes over its pages in order, each with its own maximum and
- * correction (arXiv:2307.08691); a score is one chain over d, an element of y
- * one chain over keys.  Rows are worked on in tiles only to share the loads of
+ * correction (arXiv:2307.08691); a score is one chain over d (BF16 on AVX-512: over
+ * pairs, by VDPBF16PS), an element of y one chain over keys.  Rows are worked on in tiles only to share the loads of
  * a page: a lane's chain is the same whichever rows share its registers, so a
  * row decoded alone equals the same row of a prefill bit for bit.  In the
  * backward pass dk and dv of a key are one chain over the rows, and in each row over the
@@ -28,6 +29,7 @@
 #define TILE 32              /* queries (rows times heads of a group) in one tile */
 #define QB (VL == 16 ? 4 : 2) /* queries whose chains run side by side */
 #define XV 4                 /* vectors over d that run side by side */
+#define DOTS (VL == 16)      /* scores of BF16 are made of pairs, by VDPBF16PS; elsewhere of floats */
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -72,48 +74,56 @@ narrow(void *dst, const float *src, bool h, int64_t o, int64_t n)
 		((bf16 *)dst)[o + i] = f32_to_bf16(src[i]);
 }
 
-/* s[i][j] = sum over d of q[i][d] k[d][j], for nq queries; nq is a constant where this is inlined.  half: k is BF16 */
+/*
+ * s[i][j] = sum over d of q[i][d] k[d][j], for nq queries; nq is a constant where this is inlined.  half: q and k are BF16,
+ * k in pairs; floats otherwise.
+ */
 INLINE void
-scores_n(float *s, const float *q, int64_t ldq, const void *k, int64_t D, int nq, bool half)
+scores_n(float *s, const void *q, int64_t ldq, const void *k, int64_t D, int nq, bool half)
 {
 	vf a[QB][NV];
 
 	for (int i = 0; i < nq; i++)
 		for (int t = 0; t < NV; t++)
 			a[i][t] = vf_set1(0);
-	for (int64_t d = 0; d < D; d++) {
-		vf b[NV];
-		for (int t = 0; t < NV; t++)
-			b[t] = half ? vf_load_bf16((const bf16 *)k + d * PAGE + t * VL) : vf_load((const float *)k + d * PAGE + t * VL);
+#if defined(__AVX512F__)
+	for (int64_t d = 0; half && d < D; d += 2)
 		for (int i = 0; i < nq; i++) {
-			vf x = vf_set1(q[i * ldq + d]);
+			uint32_t pair;
+			memcpy(&pair, (const bf16 *)q + i * ldq + d, sizeof pair);
 			for (int t = 0; t < NV; t++)
-				a[i][t] = vf_fma(x, b[t], a[i][t]);
+				a[i][t] = _mm512_dpbf16_ps(a[i][t], (__m512bh)_mm512_set1_epi32((int)pair),
+				    (__m512bh)_mm512_loadu_si512((const bf16 *)k + d * PAGE + t * 2 * VL));
 		}
-	}
+#endif
+	for (int64_t d = 0; !half && d < D; d++)
+		for (int i = 0; i < nq; i++) {
+			vf x = vf_set1(((const float *)q)[i * ldq + d]);
+			for (int t = 0; t < NV; t++)
+				a[i][t] = vf_fma(x, vf_load((const float *)k + d * PAGE + t * VL), a[i][t]);
+		}
 	for (int i = 0; i < nq; i++)
 		for (int t = 0; t < NV; t++)
 			vf_store(s + i * PAGE + t * VL, a[i][t]);
 }
 
 INLINE void
-scores_of(float *s, const float *q, int64_t ldq, const void *k, int64_t D, int64_t nq, bool half)
+scores_of(float *s, const void *q, int64_t ldq, const void *k, int64_t D, int64_t nq, bool half)
 {
-	int64_t i = 0;
+	int64_t i = 0, e = half ? 2 : 4;
 
 	for (; i + QB <= nq; i += QB)
-		scores_n(s + i * PAGE, q + i * ldq, ldq, k, D, QB, half);
-	s += i * PAGE;
-	q += i * ldq;
+		scores_n(s + i * PAGE, (const char *)q + i * ldq * e, ldq, k, D, QB, half);
+	const char *rest = (const char *)q + i * ldq * e;
 	switch (nq - i) {
-	case 3: scores_n(s, q, ldq, k, D, QB > 3 ? 3 : 1, half); break; /* QB is 4 */
-	case 2: scores_n(s, q, ldq, k, D, QB > 2 ? 2 : 1, half); break;
-	case 1: scores_n(s, q, ldq, k, D, 1, half); break;
+	case 3: scores_n(s + i * PAGE, rest, ldq, k, D, QB > 3 ? 3 : 1, half); break; /* QB is 4 */
+	case 2: scores_n(s + i * PAGE, rest, ldq, k, D, QB > 2 ? 2 : 1, half); break;
+	case 1: scores_n(s + i * PAGE, rest, ldq, k, D, 1, half); break;
 	}
 }
 
 static void
-scores(float *s, const float *q, int64_t ldq, const void *k, int64_t D, int64_t nq, bool half)
+scores(float *s, const void *q, int64_t ldq, const void *k, int64_t D, int64_t nq, bool half)
 {
 	if (half)
 		scores_of(s, q, ldq, k, D, nq, true);
@@ -200,8 +210,8 @@ FN(sal_cpu_kv_store)(struct sal_dev *dev, struct sal_kv kv, struct sal_tensor k,
 			if (kv.k.dtype == SAL_BF16) {
 				bf16 *kb = (bf16 *)kv.k.data + block, *vb = (bf16 *)kv.v.data + block;
 
-				for (int64_t d = 0; d < D; d++)
-					kb[d * PAGE + place] = ((const bf16 *)k.data)[o + d];
+				for (int64_t d = 0; d < D; d += 2)
+					memcpy(kb + d * PAGE + 2 * place, (const bf16 *)k.data + o + d, 2 * sizeof *kb);
 				memcpy(vb + place * D, (const bf16 *)v.data + o, (size_t)D * sizeof *vb);
 			} else {
 				float *kb = (float *)kv.k.data + block, *vb = (float *)kv.v.data + block;
@@ -271,9 +281,15 @@ block_of(const struct job *a, int64_t b, int64_t j, int64_t hk)
 static const float *
 keys(const struct job *a, int64_t block, float *buf)
 {
+	const bf16 *k = (const bf16 *)a->kv.k.data + block;
+
 	if (!a->h)
 		return (const float *)a->kv.k.data + block;
-	widen(buf, a->kv.k.data, true, block, a->D * PAGE, 0);
+	for (int64_t d = 0; d < a->D; d += 2)
+		for (int64_t t = 0; t < PAGE; t++) {
+			buf[d * PAGE + t] = bf16_to_f32(k[d * PAGE + 2 * t]);
+			buf[(d + 1) * PAGE + t] = bf16_to_f32(k[d * PAGE + 2 * t + 1]);
+		}
 	return buf;
 }
 
@@ -295,6 +311,26 @@ transpose(float *dst, const float *src, int64_t ld, int64_t rows, int64_t cols, 
 	for (int64_t c = 0; c < cols; c++)
 		for (int64_t r = 0; r < rows; r++)
 			dst[c * ldd + r] = src[r * ld + c];
+}
+
+/* Keys [D/2][PAGE][2] as rows of floats [PAGE][ld]. */
+static void
+rows_of_pairs(float *dst, const bf16 *k, int64_t D, int64_t ld)
+{
+	for (int64_t d = 0; d < D; d += 2)
+		for (int64_t t = 0; t < PAGE; t++) {
+			dst[t * ld + d] = bf16_to_f32(k[d * PAGE + 2 * t]);
+			dst[t * ld + d + 1] = bf16_to_f32(k[d * PAGE + 2 * t + 1]);
+		}
+}
+
+/* Values [PAGE][D] as keys stand: [D/2][PAGE] of pairs. */
+static void
+pairs_of_rows(uint32_t *dst, const bf16 *v, int64_t D)
+{
+	for (int64_t d = 0; d < D; d += 2)
+		for (int64_t t = 0; t < PAGE; t++)
+			memcpy(dst + d / 2 * PAGE + t, v + t * D + d, sizeof *dst);
 }
 
 /* s becomes x at the keys of page j outside lo .. hi. */
@@ -351,11 +387,16 @@ forward_tile(const struct job *a, const struct unit *u, int64_t hk, const void *
 	float *kb = mem, *vb = kb + PAGE * Dp, *qf = vb + PAGE * Dp, *y = qf + nq * Dp;
 	float *s = y + nq * Dp, *m = s + nq * PAGE, *l = m + nq;
 	int64_t p0 = a->first[u->b] + u->i0, row0 = a->off[u->b] + (int64_t)u->i0;
-	bool direct = a->h && D == Dp && nq <= QB; /* few queries: keys and values are widened as they are read */
+	bool dots = DOTS && a->h, direct = a->h && D == Dp && nq <= QB; /* few queries: values are widened as they are read */
 
 	for (int64_t r = 0; r < u->n; r++)
-		for (int64_t g = 0; g < G; g++)
-			widen(qf + (r * G + g) * Dp, q, a->h, ((row0 + r) * a->Hq + hk * G + g) * D, D, Dp);
+		for (int64_t g = 0; g < G; g++) {
+			int64_t o = ((row0 + r) * a->Hq + hk * G + g) * D;
+			if (dots)
+				memcpy((bf16 *)(void *)qf + (r * G + g) * Dp, (const bf16 *)q + o, (size_t)D * sizeof(bf16));
+			else
+				widen(qf + (r * G + g) * Dp, q, a->h, o, D, Dp);
+		}
 	memset(y, 0, (size_t)(nq * Dp) * sizeof *y);
 	for (int64_t i = 0; i < nq; i++) {
 		m[i] = -INFINITY;
@@ -364,7 +405,7 @@ forward_tile(const struct job *a, const struct unit *u, int64_t hk, const void *
 
 	for (int64_t j = sees_from(a, p0) / PAGE; j <= (p0 + u->n - 1) / PAGE; j++) {
 		int64_t block = block_of(a, u->b, j, hk), r0 = 0, r1 = u->n;
-		const void *k = direct ? (const void *)((const bf16 *)a->kv.k.data + block) : keys(a, block, kb);
+		const void *k = dots ? (const void *)((const bf16 *)a->kv.k.data + block) : keys(a, block, kb);
 		const void *v = direct ? (const void *)((const bf16 *)a->kv.v.data + block) : values(a, block, vb);
 
 		while (p0 + r0 < j * PAGE)
@@ -372,7 +413,7 @@ forward_tile(const struct job *a, const struct unit *u, int64_t hk, const void *
 		while (sees_from(a, p0 + r1 - 1) > j * PAGE + PAGE - 1)
 			r1--;
 		float *sj = s + r0 * G * PAGE;
-		scores(sj, qf + r0 * G * Dp, Dp, k, D, (r1 - r0) * G, direct);
+		scores(sj, (const char *)qf + r0 * G * Dp * (dots ? 2 : 4), Dp, k, D, (r1 - r0) * G, dots);
 		for (int64_t r = r0; r < r1; r++) {
 			int64_t p = p0 + r, lo = sees_from(a, p);
 
@@ -447,7 +488,7 @@ static size_t
 backward_room(const struct job *a, int64_t T)
 {
 	int64_t nq = (a->G < TILE ? TILE / a->G : 1) * a->G;
-	return (size_t)(7 * PAGE * a->Dp + nq * (2 * a->Dp + 2 * PAGE) + T * a->G * (a->Dp + 1) + 15) / 16 * 16;
+	return (size_t)(7 * PAGE * a->Dp + nq * (3 * a->Dp + 2 * PAGE) + T * a->G * (a->Dp + 1) + 15) / 16 * 16;
 }
 
 /* One sequence and one key head, with all query heads that use it. */
@@ -460,6 +501,8 @@ backward_head(const struct job *a, int64_t b, int64_t hk, const struct grads *x,
 	float *dk = vt + PAGE * Dp, *dv = dk + PAGE * Dp, *tmp = dv + PAGE * Dp;
 	float *qf = tmp + PAGE * Dp, *gf = qf + nq * Dp, *s = gf + nq * Dp, *ds = s + nq * PAGE;
 	float *dq = ds + nq * PAGE, *delta = dq + T * G * Dp;
+	bf16 *qh = (bf16 *)(void *)(delta + T * G), *gh = qh + nq * Dp;
+	bool dots = DOTS && a->h;
 	vf scale = vf_set1(a->scale);
 
 	memset(dq, 0, (size_t)(T * G * Dp) * sizeof *dq);
@@ -476,12 +519,17 @@ backward_head(const struct job *a, int64_t b, int64_t hk, const struct grads *x,
 
 	for (int64_t j = 0; j * PAGE < T; j++) {
 		int64_t block = block_of(a, b, j, hk), k0 = j * PAGE, nk = T - k0 < PAGE ? T - k0 : PAGE, end = T;
-		const float *k = keys(a, block, kb);
+		const void *k = dots ? (const void *)((const bf16 *)a->kv.k.data + block) : keys(a, block, kb);
 
 		if (D != Dp)
 			memset(kr, 0, (size_t)(PAGE * Dp) * sizeof *kr);
-		transpose(kr, k, PAGE, D, PAGE, Dp);
-		transpose(vt, values(a, block, vb), Dp, PAGE, D, PAGE);
+		if (dots) {
+			rows_of_pairs(kr, k, D, Dp);
+			pairs_of_rows((uint32_t *)(void *)vt, (const bf16 *)a->kv.v.data + block, D);
+		} else {
+			transpose(kr, k, PAGE, D, PAGE, Dp);
+			transpose(vt, values(a, block, vb), Dp, PAGE, D, PAGE);
+		}
 		memset(dk, 0, (size_t)(2 * PAGE * Dp) * sizeof *dk);
 		if (a->window > 0 && end - k0 > PAGE - 1 + (int64_t)a->window)
 			end = k0 + PAGE - 1 + a->window;
@@ -493,9 +541,13 @@ backward_head(const struct job *a, int64_t b, int64_t hk, const struct grads *x,
 				int64_t o = ((row0 + i0 + i / G) * a->Hq + hk * G + i % G) * D;
 				widen(qf + i * Dp, x->q, a->h, o, D, Dp);
 				widen(gf + i * Dp, x->dy, a->h, o, D, Dp);
+				if (dots) {
+					memcpy(qh + i * Dp, (const bf16 *)x->q + o, (size_t)D * sizeof *qh);
+					memcpy(gh + i * Dp, (const bf16 *)x->dy + o, (size_t)D * sizeof *gh);
+				}
 			}
-			scores(s, qf, Dp, k, D, n * G, false);
-			scores(ds, gf, Dp, vt, D, n * G, false);
+			scores(s, dots ? (const void *)qh : qf, Dp, k, D, n * G, dots);
+			scores(ds, dots ? (const void *)gh : gf, Dp, vt, D, n * G, dots);
 			for (int64_t i = 0; i < n * G; i++) {
 				int64_t p = i0 + i / G, lo = sees_from(a, p);
 				float *si = s + i * PAGE, *di = ds + i * PAGE;

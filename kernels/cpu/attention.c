@@ -6,13 +6,17 @@
  *   lse = m + log l        delta = y.dy            ds_j = exp(s_j - lse) (dy.v_j - delta) scale
  *   dq = sum_j ds_j k_j    dk_j = sum_i ds_ij q_i  dv_j = sum_i p_ij dy_i
  *
- * A (page, head) block holds keys transposed, [D][32] for F32 and in pairs along
- * d, [D/2][32][2], for BF16, so that one vector runs over keys, and values as
- * rows, [32][D].
+ * A (page, head) block holds keys transposed, [D][32], so that one vector runs
+ * over keys, and values as rows, [32][D].
+ *
+ * BF16 on AVX-512 (PAIRS): every product is summed two terms at a time by
+ * VDPBF16PS.  What is summed over then stands in pairs, a unit of four bytes in
+ * the place of a float: keys [D/2][32][2], values [16][D][2], and p and ds are
+ * rounded to BF16.  The loops are the same, of units.
  *
  * Order: a row goes over its pages in order, each with its own maximum and
- * correction (arXiv:2307.08691); a score is one chain over d (BF16 on AVX-512: over
- * pairs, by VDPBF16PS), an element of y one chain over keys.  Rows are worked on in tiles only to share the loads of
+ * correction (arXiv:2307.08691); a score is one chain over d, an element of y
+ * one chain over keys.  Rows are worked on in tiles only to share the loads of
  * a page: a lane's chain is the same whichever rows share its registers, so a
  * row decoded alone equals the same row of a prefill bit for bit.  In the
  * backward pass dk and dv of a key are one chain over the rows, and in each row over the
@@ -29,7 +33,7 @@
 #define TILE 32              /* queries (rows times heads of a group) in one tile */
 #define QB (VL == 16 ? 4 : 2) /* queries whose chains run side by side */
 #define XV 4                 /* vectors over d that run side by side */
-#define DOTS (VL == 16)      /* scores of BF16 are made of pairs, by VDPBF16PS; elsewhere of floats */
+#define PAIRS (VL == 16)
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -74,66 +78,93 @@ narrow(void *dst, const float *src, bool h, int64_t o, int64_t n)
 		((bf16 *)dst)[o + i] = f32_to_bf16(src[i]);
 }
 
-/*
- * s[i][j] = sum over d of q[i][d] k[d][j], for nq queries; nq is a constant where this is inlined.  half: q and k are BF16,
- * k in pairs; floats otherwise.
- */
+/* unit = lo[i] and hi[i] in one, for n of them; hi NULL: zeros */
+static void
+pair(float *unit, const bf16 *lo, const bf16 *hi, int64_t n)
+{
+	for (int64_t i = 0; i < n; i++) {
+		uint32_t u = lo[i] | (hi ? (uint32_t)hi[i] << 16 : 0);
+		memcpy(unit + i, &u, sizeof u);
+	}
+}
+
+static void
+unpair(bf16 *lo, bf16 *hi, const bf16 *unit, int64_t n)
+{
+	for (int64_t i = 0; i < n; i++) {
+		lo[i] = unit[2 * i];
+		hi[i] = unit[2 * i + 1];
+	}
+}
+
+/* Bytes of a unit of what is multiplied by a broadcast one: a float, a pair, or (half without PAIRS) a BF16 to be widened. */
+INLINE int64_t
+unit_size(bool half)
+{
+	return half && !PAIRS ? 2 : 4;
+}
+
+/* a + c x, c one unit and x a vector of them */
+INLINE vf
+link(vf a, const float *c, const char *x, bool half)
+{
+	if (!half)
+		return vf_fma(vf_set1(*c), vf_load((const float *)(const void *)x), a);
+#if defined(__AVX512F__)
+	int32_t two;
+	memcpy(&two, c, sizeof two);
+	return _mm512_dpbf16_ps(a, (__m512bh)_mm512_set1_epi32(two), (__m512bh)_mm512_loadu_si512(x));
+#else
+	return vf_fma(vf_set1(*c), vf_load_bf16((const bf16 *)(const void *)x), a);
+#endif
+}
+
+/* s[i][j] = sum over n units d of q[i][d] k[d][j], for nq queries; nq is a constant where this is inlined */
 INLINE void
-scores_n(float *s, const void *q, int64_t ldq, const void *k, int64_t D, int nq, bool half)
+scores_n(float *s, const float *q, int64_t ldq, const char *k, int64_t n, int nq, bool half)
 {
 	vf a[QB][NV];
 
 	for (int i = 0; i < nq; i++)
 		for (int t = 0; t < NV; t++)
 			a[i][t] = vf_set1(0);
-#if defined(__AVX512F__)
-	for (int64_t d = 0; half && d < D; d += 2)
-		for (int i = 0; i < nq; i++) {
-			uint32_t pair;
-			memcpy(&pair, (const bf16 *)q + i * ldq + d, sizeof pair);
+	for (int64_t d = 0; d < n; d++)
+		for (int i = 0; i < nq; i++)
 			for (int t = 0; t < NV; t++)
-				a[i][t] = _mm512_dpbf16_ps(a[i][t], (__m512bh)_mm512_set1_epi32((int)pair),
-				    (__m512bh)_mm512_loadu_si512((const bf16 *)k + d * PAGE + t * 2 * VL));
-		}
-#endif
-	for (int64_t d = 0; !half && d < D; d++)
-		for (int i = 0; i < nq; i++) {
-			vf x = vf_set1(((const float *)q)[i * ldq + d]);
-			for (int t = 0; t < NV; t++)
-				a[i][t] = vf_fma(x, vf_load((const float *)k + d * PAGE + t * VL), a[i][t]);
-		}
+				a[i][t] = link(a[i][t], q + i * ldq + d, k + (d * PAGE + t * VL) * unit_size(half), half);
 	for (int i = 0; i < nq; i++)
 		for (int t = 0; t < NV; t++)
 			vf_store(s + i * PAGE + t * VL, a[i][t]);
 }
 
 INLINE void
-scores_of(float *s, const void *q, int64_t ldq, const void *k, int64_t D, int64_t nq, bool half)
+scores_of(float *s, const float *q, int64_t ldq, const void *k, int64_t n, int64_t nq, bool half)
 {
-	int64_t i = 0, e = half ? 2 : 4;
+	int64_t i = 0;
 
 	for (; i + QB <= nq; i += QB)
-		scores_n(s + i * PAGE, (const char *)q + i * ldq * e, ldq, k, D, QB, half);
-	const char *rest = (const char *)q + i * ldq * e;
+		scores_n(s + i * PAGE, q + i * ldq, ldq, k, n, QB, half);
+	s += i * PAGE;
+	q += i * ldq;
 	switch (nq - i) {
-	case 3: scores_n(s + i * PAGE, rest, ldq, k, D, QB > 3 ? 3 : 1, half); break; /* QB is 4 */
-	case 2: scores_n(s + i * PAGE, rest, ldq, k, D, QB > 2 ? 2 : 1, half); break;
-	case 1: scores_n(s + i * PAGE, rest, ldq, k, D, 1, half); break;
+	case 3: scores_n(s, q, ldq, k, n, QB > 3 ? 3 : 1, half); break; /* QB is 4 */
+	case 2: scores_n(s, q, ldq, k, n, QB > 2 ? 2 : 1, half); break;
+	case 1: scores_n(s, q, ldq, k, n, 1, half); break;
 	}
 }
 
 static void
-scores(float *s, const void *q, int64_t ldq, const void *k, int64_t D, int64_t nq, bool half)
+scores(float *s, const float *q, int64_t ldq, const void *k, int64_t n, int64_t nq, bool half)
 {
 	if (half)
-		scores_of(s, q, ldq, k, D, nq, true);
+		scores_of(s, q, ldq, k, n, nq, true);
 	else
-		scores_of(s, q, ldq, k, D, nq, false);
+		scores_of(s, q, ldq, k, n, nq, false);
 }
 
-/* y[i][0..nx vectors) += sum over j = 0 .. n-1, in order, of c[i*ci + j*cj] x[j][..]; half: x is BF16 */
+/* y[i][0..nx vectors) += sum over the units j = 0 .. n-1, in order, of c[i*ci + j*cj] x[j][..] */
 INLINE void
-mix_n(float *y, int64_t ldy, const float *c, int64_t ci, int64_t cj, const void *x, int64_t ldx, int64_t n, int ny, int nx,
+mix_n(float *y, int64_t ldy, const float *c, int64_t ci, int64_t cj, const char *x, int64_t ldx, int64_t n, int ny, int nx,
     bool half)
 {
 	vf a[QB][XV];
@@ -141,16 +172,10 @@ mix_n(float *y, int64_t ldy, const float *c, int64_t ci, int64_t cj, const void 
 	for (int i = 0; i < ny; i++)
 		for (int t = 0; t < nx; t++)
 			a[i][t] = vf_load(y + i * ldy + t * VL);
-	for (int64_t j = 0; j < n; j++) {
-		vf b[XV];
-		for (int t = 0; t < nx; t++)
-			b[t] = half ? vf_load_bf16((const bf16 *)x + j * ldx + t * VL) : vf_load((const float *)x + j * ldx + t * VL);
-		for (int i = 0; i < ny; i++) {
-			vf p = vf_set1(c[i * ci + j * cj]);
+	for (int64_t j = 0; j < n; j++)
+		for (int i = 0; i < ny; i++)
 			for (int t = 0; t < nx; t++)
-				a[i][t] = vf_fma(p, b[t], a[i][t]);
-		}
-	}
+				a[i][t] = link(a[i][t], c + i * ci + j * cj, x + (j * ldx + t * VL) * unit_size(half), half);
 	for (int i = 0; i < ny; i++)
 		for (int t = 0; t < nx; t++)
 			vf_store(y + i * ldy + t * VL, a[i][t]);
@@ -182,15 +207,15 @@ mix(float *y, int64_t ldy, const float *c, int64_t ci, int64_t cj, const void *x
 
 	for (; d + XV * VL <= w; d += XV * VL) {
 		if (half)
-			mix_of(y + d, ldy, c, ci, cj, (const char *)x + 2 * d, ldx, n, ny, XV, true);
+			mix_of(y + d, ldy, c, ci, cj, (const char *)x + d * unit_size(true), ldx, n, ny, XV, true);
 		else
-			mix_of(y + d, ldy, c, ci, cj, (const char *)x + 4 * d, ldx, n, ny, XV, false);
+			mix_of(y + d, ldy, c, ci, cj, (const char *)x + d * unit_size(false), ldx, n, ny, XV, false);
 	}
 	for (; d < w; d += VL) {
 		if (half)
-			mix_of(y + d, ldy, c, ci, cj, (const char *)x + 2 * d, ldx, n, ny, 1, true);
+			mix_of(y + d, ldy, c, ci, cj, (const char *)x + d * unit_size(true), ldx, n, ny, 1, true);
 		else
-			mix_of(y + d, ldy, c, ci, cj, (const char *)x + 4 * d, ldx, n, ny, 1, false);
+			mix_of(y + d, ldy, c, ci, cj, (const char *)x + d * unit_size(false), ldx, n, ny, 1, false);
 	}
 }
 
@@ -210,9 +235,18 @@ FN(sal_cpu_kv_store)(struct sal_dev *dev, struct sal_kv kv, struct sal_tensor k,
 			if (kv.k.dtype == SAL_BF16) {
 				bf16 *kb = (bf16 *)kv.k.data + block, *vb = (bf16 *)kv.v.data + block;
 
-				for (int64_t d = 0; d < D; d += 2)
-					memcpy(kb + d * PAGE + 2 * place, (const bf16 *)k.data + o + d, 2 * sizeof *kb);
-				memcpy(vb + place * D, (const bf16 *)v.data + o, (size_t)D * sizeof *vb);
+				const bf16 *kr = (const bf16 *)k.data + o, *vr = (const bf16 *)v.data + o;
+
+				if (PAIRS)
+					for (int64_t d = 0; d < D; d++) {
+						kb[(d / 2 * PAGE + place) * 2 + d % 2] = kr[d];
+						vb[(place / 2 * D + d) * 2 + place % 2] = vr[d];
+					}
+				else {
+					for (int64_t d = 0; d < D; d++)
+						kb[d * PAGE + place] = kr[d];
+					memcpy(vb + place * D, vr, (size_t)D * sizeof *vb);
+				}
 			} else {
 				float *kb = (float *)kv.k.data + block, *vb = (float *)kv.v.data + block;
 
@@ -277,60 +311,54 @@ block_of(const struct job *a, int64_t b, int64_t j, int64_t hk)
 	return ((int64_t)a->pages[b * a->M + j] * a->Hk + hk) * PAGE * a->D;
 }
 
-/* Keys as floats [D][PAGE]: the block itself, or buf. */
-static const float *
-keys(const struct job *a, int64_t block, float *buf)
+/* Keys as they are multiplied, D units (D / 2 in pairs) of [PAGE]: the block itself where asis, or floats in buf. */
+static const void *
+keys(const struct job *a, int64_t block, float *buf, bool asis)
 {
-	const bf16 *k = (const bf16 *)a->kv.k.data + block;
-
 	if (!a->h)
 		return (const float *)a->kv.k.data + block;
-	for (int64_t d = 0; d < a->D; d += 2)
-		for (int64_t t = 0; t < PAGE; t++) {
-			buf[d * PAGE + t] = bf16_to_f32(k[d * PAGE + 2 * t]);
-			buf[(d + 1) * PAGE + t] = bf16_to_f32(k[d * PAGE + 2 * t + 1]);
-		}
+	if (asis)
+		return (const bf16 *)a->kv.k.data + block;
+	widen(buf, a->kv.k.data, true, block, a->D * PAGE, 0);
 	return buf;
 }
 
-/* Values as floats [PAGE][Dp]: the block itself where it needs no padding, or buf. */
-static const float *
-values(const struct job *a, int64_t block, float *buf)
+/* Values likewise, PAGE units (PAGE / 2 in pairs) of [Dp]: in buf also where they need padding. */
+static const void *
+values(const struct job *a, int64_t block, float *buf, bool asis)
 {
 	if (!a->h && a->D == a->Dp)
 		return (const float *)a->kv.v.data + block;
-	for (int j = 0; j < PAGE; j++)
-		widen(buf + j * a->Dp, a->kv.v.data, a->h, block + j * a->D, a->D, a->Dp);
+	if (asis && a->D == a->Dp)
+		return (const bf16 *)a->kv.v.data + block;
+	if (asis) {
+		memset(buf, 0, (size_t)(PAGE / 2 * a->Dp) * sizeof *buf);
+		for (int j = 0; j < PAGE / 2; j++)
+			memcpy(buf + j * a->Dp, (const bf16 *)a->kv.v.data + block + j * 2 * a->D, (size_t)a->D * sizeof *buf);
+	} else
+		for (int j = 0; j < PAGE; j++)
+			widen(buf + j * a->Dp, a->kv.v.data, a->h, block + j * a->D, a->D, a->Dp);
 	return buf;
 }
 
-/* dst [cols][rows] = transpose of src [rows][ld] */
+/* Element o and on of an activation, a row of one head, with zeros up to Dp: floats, or BF16 in pairs. */
+static void
+row_of(float *dst, const struct job *a, const void *src, int64_t o)
+{
+	if (PAIRS && a->h) {
+		memcpy(dst, (const bf16 *)src + o, (size_t)a->D * sizeof(bf16));
+		memset((bf16 *)(void *)dst + a->D, 0, (size_t)(a->Dp - a->D) * sizeof(bf16));
+	} else
+		widen(dst, src, a->h, o, a->D, a->Dp);
+}
+
+/* dst [cols][rows] = transpose of src [rows][ld], of units */
 static void
 transpose(float *dst, const float *src, int64_t ld, int64_t rows, int64_t cols, int64_t ldd)
 {
 	for (int64_t c = 0; c < cols; c++)
 		for (int64_t r = 0; r < rows; r++)
-			dst[c * ldd + r] = src[r * ld + c];
-}
-
-/* Keys [D/2][PAGE][2] as rows of floats [PAGE][ld]. */
-static void
-rows_of_pairs(float *dst, const bf16 *k, int64_t D, int64_t ld)
-{
-	for (int64_t d = 0; d < D; d += 2)
-		for (int64_t t = 0; t < PAGE; t++) {
-			dst[t * ld + d] = bf16_to_f32(k[d * PAGE + 2 * t]);
-			dst[t * ld + d + 1] = bf16_to_f32(k[d * PAGE + 2 * t + 1]);
-		}
-}
-
-/* Values [PAGE][D] as keys stand: [D/2][PAGE] of pairs. */
-static void
-pairs_of_rows(uint32_t *dst, const bf16 *v, int64_t D)
-{
-	for (int64_t d = 0; d < D; d += 2)
-		for (int64_t t = 0; t < PAGE; t++)
-			memcpy(dst + d / 2 * PAGE + t, v + t * D + d, sizeof *dst);
+			memcpy(dst + c * ldd + r, src + r * ld + c, sizeof *dst);
 }
 
 /* s becomes x at the keys of page j outside lo .. hi. */
@@ -344,10 +372,11 @@ mask(float *s, int64_t j, int64_t lo, int64_t hi, float x)
 
 /*
  * One page of the online softmax of one query: s becomes the probabilities
- * relative to the new maximum, y and l are brought to it.
+ * relative to the new maximum (half: BF16 in its first half), y and l are
+ * brought to it.
  */
 static void
-soften(float *s, float *y, int64_t w, float *m, float *l)
+soften(float *s, float *y, int64_t w, float *m, float *l, bool half)
 {
 	vf top = vf_load(s), sum = vf_set1(0);
 
@@ -358,7 +387,10 @@ soften(float *s, float *y, int64_t w, float *m, float *l)
 
 	for (int t = 0; t < NV; t++) {
 		vf p = vf_exp(vf_sub(vf_load(s + t * VL), ref));
-		vf_store(s + t * VL, p);
+		if (half)
+			vf_store_bf16((bf16 *)(void *)s + t * VL, p);
+		else
+			vf_store(s + t * VL, p);
 		sum = vf_add(sum, p);
 	}
 	/* An unchanged maximum means a correction by exactly 1, which is left out. */
@@ -387,16 +419,12 @@ forward_tile(const struct job *a, const struct unit *u, int64_t hk, const void *
 	float *kb = mem, *vb = kb + PAGE * Dp, *qf = vb + PAGE * Dp, *y = qf + nq * Dp;
 	float *s = y + nq * Dp, *m = s + nq * PAGE, *l = m + nq;
 	int64_t p0 = a->first[u->b] + u->i0, row0 = a->off[u->b] + (int64_t)u->i0;
-	bool dots = DOTS && a->h, direct = a->h && D == Dp && nq <= QB; /* few queries: values are widened as they are read */
+	bool pairs = PAIRS && a->h;
+	bool asis = pairs || (a->h && D == Dp && nq <= QB); /* few queries: keys and values are widened as they are read */
 
 	for (int64_t r = 0; r < u->n; r++)
-		for (int64_t g = 0; g < G; g++) {
-			int64_t o = ((row0 + r) * a->Hq + hk * G + g) * D;
-			if (dots)
-				memcpy((bf16 *)(void *)qf + (r * G + g) * Dp, (const bf16 *)q + o, (size_t)D * sizeof(bf16));
-			else
-				widen(qf + (r * G + g) * Dp, q, a->h, o, D, Dp);
-		}
+		for (int64_t g = 0; g < G; g++)
+			row_of(qf + (r * G + g) * Dp, a, q, ((row0 + r) * a->Hq + hk * G + g) * D);
 	memset(y, 0, (size_t)(nq * Dp) * sizeof *y);
 	for (int64_t i = 0; i < nq; i++) {
 		m[i] = -INFINITY;
@@ -405,15 +433,14 @@ forward_tile(const struct job *a, const struct unit *u, int64_t hk, const void *
 
 	for (int64_t j = sees_from(a, p0) / PAGE; j <= (p0 + u->n - 1) / PAGE; j++) {
 		int64_t block = block_of(a, u->b, j, hk), r0 = 0, r1 = u->n;
-		const void *k = dots ? (const void *)((const bf16 *)a->kv.k.data + block) : keys(a, block, kb);
-		const void *v = direct ? (const void *)((const bf16 *)a->kv.v.data + block) : values(a, block, vb);
+		const void *k = keys(a, block, kb, asis), *v = values(a, block, vb, asis);
 
 		while (p0 + r0 < j * PAGE)
 			r0++;
 		while (sees_from(a, p0 + r1 - 1) > j * PAGE + PAGE - 1)
 			r1--;
 		float *sj = s + r0 * G * PAGE;
-		scores(sj, (const char *)qf + r0 * G * Dp * (dots ? 2 : 4), Dp, k, D, (r1 - r0) * G, dots);
+		scores(sj, qf + r0 * G * Dp, Dp, k, pairs ? D / 2 : D, (r1 - r0) * G, asis);
 		for (int64_t r = r0; r < r1; r++) {
 			int64_t p = p0 + r, lo = sees_from(a, p);
 
@@ -424,10 +451,10 @@ forward_tile(const struct job *a, const struct unit *u, int64_t hk, const void *
 					vf_store(si + t * VL, vf_mul(vf_load(si + t * VL), vf_set1(a->scale)));
 				if (lo > j * PAGE || p < j * PAGE + PAGE - 1)
 					mask(si, j, lo, p, -INFINITY);
-				soften(si, y + i * Dp, Dp, &m[i], &l[i]);
+				soften(si, y + i * Dp, Dp, &m[i], &l[i], pairs);
 			}
 		}
-		mix(y + r0 * G * Dp, Dp, sj, PAGE, 1, v, direct, Dp, PAGE, (r1 - r0) * G, Dp);
+		mix(y + r0 * G * Dp, Dp, sj, PAGE, 1, v, asis, Dp, pairs ? PAGE / 2 : PAGE, (r1 - r0) * G, Dp);
 	}
 
 	for (int64_t r = 0; r < u->n; r++)
@@ -488,7 +515,45 @@ static size_t
 backward_room(const struct job *a, int64_t T)
 {
 	int64_t nq = (a->G < TILE ? TILE / a->G : 1) * a->G;
-	return (size_t)(7 * PAGE * a->Dp + nq * (3 * a->Dp + 2 * PAGE) + T * a->G * (a->Dp + 1) + 15) / 16 * 16;
+	return (size_t)(6 * PAGE * a->Dp + (3 * nq + 1) * (a->Dp + PAGE) + T * a->G * (a->Dp + 1) + 15) / 16 * 16;
+}
+
+/*
+ * Of a page: kr, keys as rows, PAGE units (PAGE / 2 in pairs) of [Dp]; vt, values transposed, D units (D / 2) of [PAGE].
+ * Returns the keys as they are multiplied.
+ */
+static const void *
+turn(const struct job *a, int64_t block, float *kr, float *vt, float *kb, float *vb)
+{
+	int64_t D = a->D, Dp = a->Dp;
+	bool pairs = PAIRS && a->h;
+	const void *k = keys(a, block, kb, pairs), *v = values(a, block, vb, pairs);
+	bf16 *tmp = (bf16 *)(void *)kb;
+
+	if (D != Dp)
+		memset(kr, 0, (size_t)(PAGE * Dp) * sizeof *kr);
+	if (!pairs) {
+		transpose(kr, k, PAGE, D, PAGE, Dp);
+		transpose(vt, v, Dp, PAGE, D, PAGE);
+		return k;
+	}
+	for (int64_t d = 0; d < D; d += 2)
+		unpair(tmp + d * PAGE, tmp + (d + 1) * PAGE, (const bf16 *)k + d * PAGE, PAGE);
+	transpose(kr, kb, PAGE / 2, D, PAGE / 2, Dp);
+	for (int64_t t = 0; t < PAGE; t += 2)
+		unpair(tmp + t * Dp, tmp + (t + 1) * Dp, (const bf16 *)v + t * Dp, Dp);
+	transpose(vt, kb, Dp / 2, PAGE, D / 2, PAGE);
+	return k;
+}
+
+/* n rows [ld] of floats become BF16 in the first halves of their places, and two at a time pairs in units [n/2][ld]. */
+static void
+pair_rows(float *units, float *s, int64_t n, int64_t ld)
+{
+	for (int64_t i = 0; i < n; i++)
+		narrow(s + i * ld, s + i * ld, true, 0, ld);
+	for (int64_t i = 0; i < n; i += 2)
+		pair(units + i / 2 * ld, (bf16 *)(void *)(s + i * ld), i + 1 < n ? (bf16 *)(void *)(s + (i + 1) * ld) : NULL, ld);
 }
 
 /* One sequence and one key head, with all query heads that use it. */
@@ -496,13 +561,14 @@ static void
 backward_head(const struct job *a, int64_t b, int64_t hk, const struct grads *x, float *mem)
 {
 	int64_t D = a->D, Dp = a->Dp, G = a->G, T = a->off[b + 1] - a->off[b], row0 = a->off[b];
-	int64_t rows = G < TILE ? TILE / G : 1, nq = rows * G;
+	int64_t rows = G < TILE ? TILE / G : 1, nq = rows * G, half = (nq + 1) / 2;
+	bool pairs = PAIRS && a->h;
 	float *kb = mem, *kr = kb + PAGE * Dp, *vb = kr + PAGE * Dp, *vt = vb + PAGE * Dp;
-	float *dk = vt + PAGE * Dp, *dv = dk + PAGE * Dp, *tmp = dv + PAGE * Dp;
-	float *qf = tmp + PAGE * Dp, *gf = qf + nq * Dp, *s = gf + nq * Dp, *ds = s + nq * PAGE;
-	float *dq = ds + nq * PAGE, *delta = dq + T * G * Dp;
-	bf16 *qh = (bf16 *)(void *)(delta + T * G), *gh = qh + nq * Dp;
-	bool dots = DOTS && a->h;
+	float *dk = vt + PAGE * Dp, *dv = dk + PAGE * Dp;
+	/* of a tile: q, dy, p, ds, and in pairs the same with two rows in one */
+	float *q = dv + PAGE * Dp, *g = q + nq * Dp, *s = g + nq * Dp, *ds = s + nq * PAGE;
+	float *q2 = ds + nq * PAGE, *g2 = q2 + half * Dp, *s2 = g2 + half * Dp, *ds2 = s2 + half * PAGE;
+	float *dq = ds2 + half * PAGE, *delta = dq + T * G * Dp;
 	vf scale = vf_set1(a->scale);
 
 	memset(dq, 0, (size_t)(T * G * Dp) * sizeof *dq);
@@ -510,45 +576,33 @@ backward_head(const struct job *a, int64_t b, int64_t hk, const struct grads *x,
 		int64_t o = ((row0 + i / G) * a->Hq + hk * G + i % G) * D;
 		vf sum = vf_set1(0);
 
-		widen(tmp, x->dy, a->h, o, D, Dp);
-		widen(tmp + Dp, x->y, a->h, o, D, Dp);
+		widen(kb, x->dy, a->h, o, D, Dp);
+		widen(kb + Dp, x->y, a->h, o, D, Dp);
 		for (int64_t d = 0; d < Dp; d += VL)
-			sum = vf_fma(vf_load(tmp + d), vf_load(tmp + Dp + d), sum);
+			sum = vf_fma(vf_load(kb + d), vf_load(kb + Dp + d), sum);
 		delta[i] = vf_sum(sum);
 	}
 
 	for (int64_t j = 0; j * PAGE < T; j++) {
 		int64_t block = block_of(a, b, j, hk), k0 = j * PAGE, nk = T - k0 < PAGE ? T - k0 : PAGE, end = T;
-		const void *k = dots ? (const void *)((const bf16 *)a->kv.k.data + block) : keys(a, block, kb);
 
-		if (D != Dp)
-			memset(kr, 0, (size_t)(PAGE * Dp) * sizeof *kr);
-		if (dots) {
-			rows_of_pairs(kr, k, D, Dp);
-			pairs_of_rows((uint32_t *)(void *)vt, (const bf16 *)a->kv.v.data + block, D);
-		} else {
-			transpose(kr, k, PAGE, D, PAGE, Dp);
-			transpose(vt, values(a, block, vb), Dp, PAGE, D, PAGE);
-		}
+		const void *k = turn(a, block, kr, vt, kb, vb);
+
 		memset(dk, 0, (size_t)(2 * PAGE * Dp) * sizeof *dk);
 		if (a->window > 0 && end - k0 > PAGE - 1 + (int64_t)a->window)
 			end = k0 + PAGE - 1 + a->window;
 
 		for (int64_t i0 = k0; i0 < end; i0 += rows) {
-			int64_t n = end - i0 < rows ? end - i0 : rows;
+			int64_t n = (end - i0 < rows ? end - i0 : rows) * G, units = pairs ? (n + 1) / 2 : n;
 
-			for (int64_t i = 0; i < n * G; i++) {
+			for (int64_t i = 0; i < n; i++) {
 				int64_t o = ((row0 + i0 + i / G) * a->Hq + hk * G + i % G) * D;
-				widen(qf + i * Dp, x->q, a->h, o, D, Dp);
-				widen(gf + i * Dp, x->dy, a->h, o, D, Dp);
-				if (dots) {
-					memcpy(qh + i * Dp, (const bf16 *)x->q + o, (size_t)D * sizeof *qh);
-					memcpy(gh + i * Dp, (const bf16 *)x->dy + o, (size_t)D * sizeof *gh);
-				}
+				row_of(q + i * Dp, a, x->q, o);
+				row_of(g + i * Dp, a, x->dy, o);
 			}
-			scores(s, dots ? (const void *)qh : qf, Dp, k, D, n * G, dots);
-			scores(ds, dots ? (const void *)gh : gf, Dp, vt, D, n * G, dots);
-			for (int64_t i = 0; i < n * G; i++) {
+			scores(s, q, Dp, k, pairs ? D / 2 : D, n, pairs);
+			scores(ds, g, Dp, vt, pairs ? D / 2 : D, n, pairs);
+			for (int64_t i = 0; i < n; i++) {
 				int64_t p = i0 + i / G, lo = sees_from(a, p);
 				float *si = s + i * PAGE, *di = ds + i * PAGE;
 				vf z = vf_set1(x->lse[(row0 + p) * a->Hq + hk * G + i % G]);
@@ -564,9 +618,18 @@ backward_head(const struct job *a, int64_t b, int64_t hk, const struct grads *x,
 					mask(di, j, lo, p, 0);
 				}
 			}
-			mix(dq + i0 * G * Dp, Dp, ds, PAGE, 1, kr, false, Dp, PAGE, n * G, Dp);
-			mix(dk, Dp, ds, 1, PAGE, qf, false, Dp, n * G, nk, Dp);
-			mix(dv, Dp, s, 1, PAGE, gf, false, Dp, n * G, nk, Dp);
+			if (pairs) {
+				for (int64_t i = 0; i < n; i += 2) {
+					const bf16 *qi = (const bf16 *)(void *)(q + i * Dp), *gi = (const bf16 *)(void *)(g + i * Dp);
+					pair(q2 + i / 2 * Dp, qi, i + 1 < n ? qi + 2 * Dp : NULL, Dp);
+					pair(g2 + i / 2 * Dp, gi, i + 1 < n ? gi + 2 * Dp : NULL, Dp);
+				}
+				pair_rows(s2, s, n, PAGE);
+				pair_rows(ds2, ds, n, PAGE);
+			}
+			mix(dq + i0 * G * Dp, Dp, ds, PAGE, 1, kr, pairs, Dp, pairs ? PAGE / 2 : PAGE, n, Dp);
+			mix(dk, Dp, pairs ? ds2 : ds, 1, PAGE, pairs ? q2 : q, pairs, Dp, units, nk, Dp);
+			mix(dv, Dp, pairs ? s2 : s, 1, PAGE, pairs ? g2 : g, pairs, Dp, units, nk, Dp);
 		}
 		for (int64_t t = 0; t < nk; t++) {
 			int64_t o = ((row0 + k0 + t) * a->Hk + hk) * D;

@@ -1257,7 +1257,7 @@ attn_setup(struct attn *a, enum sal_dtype t, int Hq, int Hk, int D, int window, 
 	}
 	a->N = a->off[a->r.B];
 	a->NK = a->koff[a->r.B];
-	a->r = (struct ref_attn){ a->r.B, Hq, Hk, D, window, a->off, a->koff };
+	a->r = (struct ref_attn){ a->r.B, Hq, Hk, D, window, a->off, a->koff, 0 };
 	int B = a->r.B, nq = a->N * Hq * D, nk = a->NK * Hk * D;
 	int32_t *perm = mem((size_t)P * sizeof *perm);
 	for (int i = 0; i < P; i++) { /* Fisher and Yates, inside out */
@@ -1313,6 +1313,18 @@ attn_store(struct attn *a)
 	OP(sal_kv_store(dev, a->kv, a->K, a->V, a->slots));
 }
 
+/* k of near() for at most so many keys */
+static double
+attn_bound(struct attn *a, enum sal_dtype t, int keys)
+{
+	/* a score is a chain over D, its error multiplies its probability; the output is a chain over keys */
+	double k = chain(a->r.D) + chain(keys);
+
+	/* p and ds may be rounded to BF16; signs are random, and 3 units of the terms' root are five sigmas */
+	a->r.terms = t == SAL_BF16 ? 3 * unit(t) / k : 0;
+	return k;
+}
+
 static double
 attn_loss(void *p)
 {
@@ -1357,9 +1369,8 @@ test_attention(enum sal_dtype t)
 		OP(sal_attention_forward(dev, a.Y, a.L, a.Q, a.kv, a.seqs, c[s].window));
 		for (int b = 0; b < a.r.B; b++)
 			longest = a.koff[b + 1] - a.koff[b] > longest ? a.koff[b + 1] - a.koff[b] : longest;
+		double k = attn_bound(&a, t, longest);
 		ref_attention(a.y, a.lse, a.ymag, a.lmag, a.q, a.k, a.v, &a.r);
-		/* a score is a chain over D, its error multiplies its probability; the output is a chain over keys */
-		double k = chain(D) + chain(longest);
 		near("y", a.Y, a.y, a.ymag, k);
 		near("lse", a.L, a.lse, a.lmag, k);
 		struct sal_tensor Y2 = out2(t, NULL, a.N, Hq * D);
@@ -1802,8 +1813,9 @@ bench_attention(enum sal_dtype t)
 		attn_setup(&a, t, 9, 3, 64, 0, i ? one : prefill, i ? cached : NULL, 1);
 		attn_store(&a);
 		TIME(s, sal_attention_forward(dev, a.Y, a.L, a.Q, a.kv, a.seqs, 0));
+		double k = attn_bound(&a, t, L);
 		ref_attention(a.y, a.lse, a.ymag, a.lmag, a.q, a.k, a.v, &a.r);
-		near("y", a.Y, a.y, a.ymag, chain(64) + chain(L));
+		near("y", a.Y, a.y, a.ymag, k);
 		snprintf(text, sizeof text, "attention_forward %s %d x %d keys", name_of(t), B, L);
 		double pairs = i ? (double)B * L : 0.5 * L * (L + 1);
 		row(text, pairs * 9 * 64 * 4, 2 * e * B * L * 192, s);
@@ -1816,7 +1828,7 @@ bench_attention(enum sal_dtype t)
 				m[j] = zeros(L * 576);
 			}
 			ref_attention_backward(d, m, a.dy, get(a.Y), a.q, a.k, a.v, get(a.L), &a.r);
-			near("dq", DQ, d[0], m[0], chain(64) + chain(L));
+			near("dq", DQ, d[0], m[0], k);
 			snprintf(text, sizeof text, "attention_backward %s %d x %d keys", name_of(t), B, L);
 			row(text, pairs * 9 * 64 * 10, 4 * e * B * L * 192, s);
 		}

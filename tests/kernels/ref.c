@@ -153,6 +153,7 @@ ref_attention(double *y, double *lse, double *ymag, double *lmag, const double *
 					max = fmax(max, score(&m, q, k, i, h, a->koff[b] + j, a));
 					smag = fmax(smag, m);
 				}
+				double *sq = calloc((size_t)D, sizeof *sq);
 				for (int d = 0; d < D; d++)
 					y[o * D + d] = ymag[o * D + d] = 0;
 				for (int j = lo; j <= p; j++) {
@@ -162,12 +163,14 @@ ref_attention(double *y, double *lse, double *ymag, double *lmag, const double *
 						double x = v[((a->koff[b] + j) * a->Hk + hk) * D + d];
 						y[o * D + d] += e * x;
 						ymag[o * D + d] += e * fabs(x);
+						sq[d] += e * x * e * x;
 					}
 				}
 				for (int d = 0; d < D; d++) {
 					y[o * D + d] /= sum;
-					ymag[o * D + d] *= (1 + 2 * smag) / sum;
+					ymag[o * D + d] = (ymag[o * D + d] * (1 + 2 * smag) + a->terms * sqrt(sq[d])) / sum;
 				}
+				free(sq);
 				lse[o] = max + log(sum);
 				lmag[o] = 1 + smag + fabs(lse[o]);
 			}
@@ -179,9 +182,10 @@ ref_attention_backward(double *d[3], double *dmag[3], const double *dy, const do
     const double *k, const double *v, const double *lse, const struct ref_attn *a)
 {
 	int D = a->D, N = a->off[a->B], n[3] = { N * a->Hq * D, N * a->Hk * D, N * a->Hk * D };
-	double z = 1 / sqrt(D), sm;
+	double z = 1 / sqrt(D), sm, *sq[3];
 
 	for (int t = 0; t < 3; t++) {
+		sq[t] = calloc((size_t)n[t], sizeof(double));
 		memset(d[t], 0, (size_t)n[t] * sizeof(double));
 		memset(dmag[t], 0, (size_t)n[t] * sizeof(double));
 	}
@@ -212,9 +216,17 @@ ref_attention_backward(double *d[3], double *dmag[3], const double *dy, const do
 						dmag[0][qo + c] += dsmag * fabs(k[ko + c]);
 						dmag[1][ko + c] += dsmag * fabs(q[qo + c]);
 						dmag[2][ko + c] += pj * f * fabs(dy[qo + c]);
+						sq[0][qo + c] += ds * k[ko + c] * ds * k[ko + c];
+						sq[1][ko + c] += ds * q[qo + c] * ds * q[qo + c];
+						sq[2][ko + c] += pj * dy[qo + c] * pj * dy[qo + c];
 					}
 				}
 			}
+	for (int t = 0; t < 3; t++) {
+		for (int i = 0; i < n[t]; i++)
+			dmag[t][i] += a->terms * sqrt(sq[t][i]);
+		free(sq[t]);
+	}
 }
 
 static double

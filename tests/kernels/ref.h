@@ -31,6 +31,7 @@ void ref_rope(double *y, double *mag, const double *x, const int32_t *pos, const
 struct ref_attn {
 	int B, Hq, Hk, D, window;
 	const int32_t *off, *koff; /* [B+1]: rows of q, and of k and v, which hold the prefix too */
+	double terms; /* weight in the bounds of the root of the sum of squared terms: p and ds that are rounded before they are multiplied */
 };
 void ref_attention(double *y, double *lse, double *ymag, double *lmag, const double *q, const double *k,
     const double *v, const struct ref_attn *a);

@@ -16,8 +16,8 @@ N_TRAIN   ?= 168           # prompts to learn from             paper: 9,846 (OAS
 N_HELD    ?= 100           # prompts held out, of the reward model and of PPO
 N_SAMPLES ?= 3             # answers a prompt under a drawn principle, and as many under its negation
 MAX_NEW   ?= 48            # new tokens           paper: 768
-RM_LR     ?= 5e-4          # reward model: learning rate       paper: 3e-5
-RM_BATCH  ?= 8             # pairs an update      paper: 64
+RM_LR     ?= 1e-3          # reward model: learning rate       paper: 3e-5
+RM_BATCH  ?= 8             # pairs an update, even: each stands both ways round   paper: 64
 RM_EPOCHS ?= 1             # epochs               paper: 1
 R         ?= 16            # LoRA rank r          paper: 64
 ALPHA     ?= 16            # LoRA alpha           paper: 16
@@ -82,10 +82,11 @@ $(BASE)/compared.jsonl: $(BASE)/pairs.jsonl
 $(BASE)/judged.prefs.jsonl $(BASE)/compared.prefs.jsonl: $(BASE)/%.prefs.jsonl: $(BASE)/%.jsonl
 	sal-rmdata --from judged -p $(P) --agree mean --passes 1 --seed $(SEED) < $< $(KEEP)
 
-# 3. the reward model, and how it scores held-out pairs: under their principle, under its negation, and all under one
+# 3. the reward model, and how it scores held-out pairs: under their principle, under its negation, and all under one.
+# Both ways round of a pair stand in one update: what speaks for an answer whatever the principle then cancels in its gradient
 $(rm): $(BASE)/train.prefs.jsonl $(BASE)/train.turned.jsonl
-	cat $^ | sal-rmtrain -m $(MODEL) -o $(BASE)/rm -p $(P) --template $(TEMPLATE) --lora-r $(R) --lora-alpha $(ALPHA) --learning-rate $(RM_LR) \
-	  --batch $(RM_BATCH) --epochs $(RM_EPOCHS) --max-grad-norm 1 --seed $(SEED) $(KEEP)
+	paste $^ | shuf --random-source=$< | tr '\t' '\n' | sal-rmtrain -m $(MODEL) -o $(BASE)/rm -p $(P) --template $(TEMPLATE) \
+	  --lora-r $(R) --lora-alpha $(ALPHA) --learning-rate $(RM_LR) --no-shuffle --batch $(RM_BATCH) --epochs $(RM_EPOCHS) --max-grad-norm 1 --seed $(SEED) $(KEEP)
 $(BASE)/given.jsonl: $(BASE)/held.prefs.jsonl $(rm)
 	$(score) < $< $(KEEP)
 $(BASE)/negated.jsonl: $(BASE)/held.prefs.jsonl $(rm)

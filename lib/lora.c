@@ -384,7 +384,7 @@ load_param(struct sal_adapter *a, const struct sal_tensors *f, const char *file,
 struct sal_adapter *
 sal_adapter_open(struct sal_model *m, const char *dir, int head)
 {
-	char *cfg = sal_path_join(dir, "adapter_config.json"), *file = sal_path_join(dir, "adapter_model.safetensors");
+	char *cfg = sal_path_join(dir, SAL_ADAPTER_CONFIG), *file = sal_path_join(dir, "adapter_model.safetensors");
 	char *hfile = sal_path_join(dir, "head.safetensors");
 	static const char score[] = "base_model.model.score.weight";
 	struct sal_tensors *f = NULL, *hf = NULL;
@@ -532,7 +532,7 @@ int
 sal_adapter_save(const struct sal_adapter *a, const char *dir, bool reward, bool bf16)
 {
 	struct sal_buf b = { 0 };
-	char *cfg = sal_path_join(dir, "adapter_config.json"), *file = sal_path_join(dir, "adapter_model.safetensors");
+	char *cfg = sal_path_join(dir, SAL_ADAPTER_CONFIG), *file = sal_path_join(dir, "adapter_model.safetensors");
 	char *hfile = sal_path_join(dir, "head.safetensors");
 	cJSON *path = cJSON_CreateString(a->model->path);
 	char *base = path ? cJSON_PrintUnformatted(path) : NULL;

@@ -9,6 +9,8 @@
 #define SAL_LORA_H
 #include "lib/model.h"
 
+#define SAL_ADAPTER_CONFIG "adapter_config.json" /* every adapter's folder has it */
+
 /* One trained tensor. */
 struct sal_param {
 	char *name;           /* PEFT's; the head's are "head.weight" and "head.bias" */

@@ -185,9 +185,9 @@ sal_merge(const struct sal_common *c, const char *out, long *n)
 		"added_tokens.json", "chat_template.jinja", "tokenizer.model" };
 	struct merge g = { 0 };
 	char *tmp = NULL;
-	int rc = check_place(out, c->model) == 0 && check_place(out, c->adapter) == 0 ? open_all(&g, c) : -1;
+	int rc = check_place(out, c->model) == 0 && check_place(out, c->adapter) == 0 && sal_dir_check(out, "config.json") == 0 ? open_all(&g, c) : -1;
 
-	if (rc == 0 && (tmp = sal_dir_begin(out)) == NULL)
+	if (rc == 0 && (tmp = sal_dir_begin(out, "config.json")) == NULL)
 		rc = -1;
 	if (rc == 0)
 		rc = write_tensors(&g, tmp, c->dtype == 0, n);

@@ -79,6 +79,7 @@ sal_step_alarms(struct sal_step *s)
 
 static const char *const state_file[] = { "policy/adapter_config.json", "policy/adapter_model.safetensors", "policy/optimizer.safetensors",
 	"value/adapter_config.json", "value/adapter_model.safetensors", "value/optimizer.safetensors", "value/head.safetensors" };
+static const char mark[] = "state.json"; /* of a state's folder */
 enum { N_POLICY_FILES = 3, N_STATE_FILES = 7 };
 
 static int
@@ -105,7 +106,7 @@ check_file(const char *dir, const char *name, const cJSON *files)
 static int
 open_state(struct stepper *t, const char *dir)
 {
-	char *path = sal_path_join(dir, "state.json"), *sub = NULL, base[17];
+	char *path = sal_path_join(dir, mark), *sub = NULL, base[17];
 	cJSON *j = path ? sal_json_read(path) : NULL;
 	const cJSON *files = cJSON_GetObjectItemCaseSensitive(j, "files");
 	const char *have;
@@ -195,7 +196,7 @@ static int
 save_index(const struct stepper *t, const char *dir)
 {
 	struct sal_buf b = { 0 };
-	char *path = sal_path_join(dir, "state.json");
+	char *path = sal_path_join(dir, mark);
 	int rc = path ? 0 : -1, n = t->value ? N_STATE_FILES : N_POLICY_FILES;
 
 	sal_buf_printf(&b, "{\"step\":%lld,\"updates\":%lld,\"episodes\":%lld,\"version\":\"%s\",\"sal_cpu\":\"%s\",\"base\":\"%016llx\",\"seed\":\"%llu\",",
@@ -224,7 +225,7 @@ save_index(const struct stepper *t, const char *dir)
 static int
 save_state(const struct stepper *t)
 {
-	char *tmp = sal_dir_begin(t->s->output);
+	char *tmp = sal_dir_begin(t->s->output, mark);
 
 	if (tmp == NULL)
 		return -1;
@@ -278,7 +279,7 @@ sal_step_init(const struct sal_step *s, struct sal_step_told *told)
 	const char *from = s->value ? s->value : s->value_from ? s->value_from : s->c.adapter;
 	int rc = -1;
 
-	if ((t.m = sal_model_open(s->c.model, &s->c, 0)) == NULL)
+	if (sal_dir_check(s->output, mark) != 0 || (t.m = sal_model_open(s->c.model, &s->c, 0)) == NULL)
 		goto out;
 	snprintf(told->isa, sizeof told->isa, "%s", sal_dev_isa(t.m->dev));
 	if ((t.policy = first(&t, s->c.adapter, 0)) == NULL || (t.value = first(&t, from, s->value ? 1 : 0)) == NULL)
@@ -866,7 +867,7 @@ sal_step_run(const struct sal_step *s, FILE *in, FILE *out, struct sal_counts *n
 	struct sal_buf line = { 0 };
 	int rc = -1;
 
-	if (open_all(&t, told) != 0)
+	if (sal_dir_check(s->output, mark) != 0 || open_all(&t, told) != 0)
 		goto out;
 	if (s->c.dry_run) {
 		rc = sal_dry_run(&s->c, plan, &t);

@@ -10,6 +10,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct example { /* one record */
 	struct sal_ids ids[2]; /* SFT: the sequence; else chosen, rejected */
@@ -328,7 +329,7 @@ name_run(struct trainer *tr)
 static int
 save(struct trainer *tr, const char *dir, long step, bool moments)
 {
-	char *tmp = sal_dir_begin(dir), *path;
+	char *tmp = sal_dir_begin(dir, SAL_ADAPTER_CONFIG), *path;
 	struct sal_buf b = { 0 };
 	int rc = -1;
 
@@ -418,7 +419,9 @@ resume(struct trainer *tr, const char *dir)
 	const char *run;
 	int64_t step = 0;
 
-	if (j && ((run = sal_json_str(j, "run")) == NULL || sal_json_int(j, "step", 1, INT64_C(1) << 50, &step) != 0)) {
+	if (path && !j && access(path, F_OK) == 0) {
+		step = -1; /* what cannot be read is not begun anew */
+	} else if (j && ((run = sal_json_str(j, "run")) == NULL || sal_json_int(j, "step", 1, INT64_C(1) << 50, &step) != 0)) {
 		sal_err("%s: not a saved run", dir);
 		step = -1;
 	} else if (j && strcmp(run, tr->name) != 0) {
@@ -453,7 +456,7 @@ loop(struct trainer *tr, FILE *out, struct sal_counts *count)
 	sal_buf_printf(&partial, "%s.partial", t->output);
 	if (!order || !tr->loss || !tr->lead || partial.failed)
 		rc = sal_err("out of memory");
-	else if (name_run(tr) != 0 || (t->save_every && (done = resume(tr, partial.data)) < 0))
+	else if (name_run(tr) != 0 || (t->save_every && (sal_dir_check(partial.data, SAL_ADAPTER_CONFIG) != 0 || (done = resume(tr, partial.data)) < 0)))
 		rc = -1;
 	count->total = total - done;
 	for (int e = 0; rc == 0 && e < t->epochs; e++) {
@@ -522,7 +525,7 @@ run(struct trainer *tr, struct sal_counts *n)
 {
 	const struct sal_train *t = tr->t;
 
-	if (open_all(tr) != 0)
+	if (sal_dir_check(t->output, SAL_ADAPTER_CONFIG) != 0 || open_all(tr) != 0)
 		return -1;
 	if (t->c.dry_run)
 		return sal_dry_run(&t->c, plan, tr);

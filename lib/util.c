@@ -492,16 +492,51 @@ static void clear_left_overs(const char *final)
 	free(dir);
 }
 
-char *sal_dir_begin(const char *final)
+/* A folder that can be read and holds nothing. */
+static bool is_empty(const char *path)
+{
+	DIR *d = opendir(path);
+	int n = 0;
+
+	for (struct dirent *e; d && (e = readdir(d)) != NULL;)
+		n += strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
+	if (d)
+		closedir(d);
+	return d && n == 0;
+}
+
+int sal_dir_check(const char *final, const char *mark)
+{
+	char *name = plain_name(final), *dir = name ? parent_of(name) : NULL, *path = dir ? sal_path_join(name, mark) : NULL;
+	struct stat st;
+	int rc = -1;
+
+	if (path == NULL)
+		goto out;
+	if (access(dir, W_OK | X_OK) != 0)
+		sal_err("%s: %s", dir, strerror(errno));
+	else if (stat(name, &st) != 0)
+		rc = 0;
+	else if (!S_ISDIR(st.st_mode))
+		sal_err("%s: exists and is not a folder", name);
+	else if (access(path, F_OK) != 0 && !is_empty(name))
+		sal_err("%s: exists and is no earlier output, it has no %s: remove it, or name another", name, mark);
+	else
+		rc = 0;
+out:
+	free(path);
+	free(dir);
+	free(name);
+	return rc;
+}
+
+char *sal_dir_begin(const char *final, const char *mark)
 {
 	char *name = plain_name(final), *tmp = NULL;
-	struct stat st;
 
 	if (!name)
 		return NULL;
-	if (stat(name, &st) == 0 && !S_ISDIR(st.st_mode)) {
-		sal_err("%s: exists and is not a folder", name);
-	} else {
+	if (sal_dir_check(name, mark) == 0) {
 		clear_left_overs(name);
 		tmp = pid_path(name, ".tmp.");
 		if (tmp && mkdir(tmp, 0777) != 0) {

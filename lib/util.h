@@ -60,11 +60,16 @@ bool sal_is_dir(const char *path);
 /* Write data to path.tmp.PID, fsync, rename to path, fsync the folder.  -1: path is as it was. */
 int sal_write_file(const char *path, const void *data, size_t len) SAL_USE_RESULT;
 /*
+ * 0 if commit() may put a folder at final: nothing is there, an empty folder, or one that holds the file mark, an earlier output;
+ * and the folder that is to hold it can be written to.  Tools ask before they begin, begin() asks again.
+ */
+int sal_dir_check(const char *final, const char *mark) SAL_USE_RESULT;
+/*
  * Build a folder beside its final name: begin() creates FINAL.tmp.PID (removing left-overs of dead processes)
  * and returns its malloc'd path; commit() syncs every file in it, moves an old FINAL away, renames, removes the old.
  * abort() removes the temporary folder.  Both free tmp.
  */
-char *sal_dir_begin(const char *final);
+char *sal_dir_begin(const char *final, const char *mark);
 int sal_dir_commit(char *tmp, const char *final) SAL_USE_RESULT;
 void sal_dir_abort(char *tmp);
 

@@ -196,3 +196,35 @@ said() { # STATUS TEXT: the command before ended so, with one line on stderr tha
 	}
 	every "filter whole train talk folder" each
 }
+
+@test "-o: a folder that is no earlier output is refused at once and stays; an empty one and an earlier one are replaced" {
+	printf '{"prompt_tokens":[1],"response_tokens":[2]}\n' > "$T/sft"
+	printf '{"chosen_tokens":[1,2],"rejected_tokens":[3]}\n' > "$T/pairs"
+	check() { # MARK INPUT COMMAND...
+		local mark=$1 in=$2
+		shift 2
+		mkdir -p "$T/mine" "$T/out/deep"
+		touch "$T/mine/thesis"
+		run bash -c '"$@" < /dev/null > "$0/stdout" 2> "$0/err"' "$T" "$@" -o "$T/mine"
+		refused 1
+		grep -q "mine: exists and is no earlier output, it has no $mark" "$T/err"
+		[ -e "$T/mine/thesis" ] && [ ! -s "$T/stdout" ]
+		run bash -c '"$@" < /dev/null 2> "$0/err"' "$T" "$@" -o "$T/none/out"
+		refused 1
+		rm -r "$T/out/deep"
+		for i in 1 2; do "$@" -q -o "$T/out" < "$in" > /dev/null; done
+		[ -e "$T/out/$mark" ]
+		rm -r "$T/out"
+	}
+	check adapter_config.json "$T/sft" sal-sft -m "$M"
+	check adapter_config.json "$T/pairs" sal-rmtrain -m "$M"
+	check config.json /dev/null sal-model merge -m "$M"
+	check state.json /dev/null sal-ppo-step --init -m "$M"
+	sal-ppo-step -q --init -m "$M" -o "$T/s"
+	printf '{"id":"a","prompt_tokens":[1],"response_tokens":[2],"reward":1}\n' > "$T/ppo"
+	check state.json "$T/ppo" sal-ppo-step -m "$M" -s "$T/s" --schedule constant
+	tiny "$T/m" # the model itself
+	run bash -c 'sal-sft -m "$0/m" -o "$0/m" < "$0/sft" 2> "$0/err"' "$T"
+	refused 1
+	[ -e "$T/m/config.json" ]
+}

@@ -15,8 +15,9 @@ data() { for i in 1 2 3 4 5 6 7; do printf '{"prompt_tokens":[%d,2,3],"response_
 }
 @test "a run that was cut goes on to the same bytes" {
 	data | sal-sft -q -m "$M" -o "$T/a" $D --epochs 4 > /dev/null
-	touch "$T/b" # the result cannot be written; what was saved after update 10 of 12 can
-	run bash -c "$(declare -f data); data | sal-sft -q -m '$M' -o '$T/b' $D --epochs 4 --save-every 5 2> '$T/err' > /dev/null"
+	# once it reads, the name of the result is taken from it; what was saved after update 10 of 12 stays
+	cut() { printf '{"pad":"%070000d","prompt_tokens":[1,2,3],"response_tokens":[8,5,6,1]}\n' 0; touch "$T/b"; data | tail -n +2; }
+	run bash -c "$(declare -f data cut); T='$T'; cut | sal-sft -q -m '$M' -o '$T/b' $D --epochs 4 --save-every 5 2> '$T/err' > /dev/null"
 	refused 1
 	rm "$T/b"
 	for other in "--seed 2" "--epochs 5" "--learning-rate 1e-3" "--dtype f32" "--lora-r 8" "--no-shuffle" "-a $T/a"; do

@@ -69,16 +69,20 @@ int main(void)
 	snprintf(b, sizeof b, "%s/out.tmp.2147483646", dir); /* no such process */
 	ok(mkdir(b, 0700) == 0, "a left-over");
 	for (int i = 0; i < 2; i++) {
-		char *tmp = sal_dir_begin(a), *p = tmp ? sal_path_join(tmp, "x") : NULL;
+		char *tmp = sal_dir_begin(a, "x"), *p = tmp ? sal_path_join(tmp, "x") : NULL;
 		ok(p && sal_write_file(p, i ? "two" : "one", 3) == 0 && sal_dir_commit(tmp, a) == 0, "build a folder");
 		free(p);
 		snprintf(cmd, sizeof cmd, "%s/x", a);
 		ok(text_is(cmd, i ? "two" : "one"), "its file");
 	}
 	ok(access(b, F_OK) != 0, "the left-over is gone");
-	char *tmp = sal_dir_begin(a);
+	char *tmp = sal_dir_begin(a, "x");
 	ok(tmp && sal_is_dir(tmp), "begin");
 	sal_dir_abort(tmp);
+	ok(sal_dir_check(a, "y") == -1 && sal_dir_begin(a, "y") == NULL && strstr(sal_errmsg(), "no y"), "a folder without the mark is refused");
+	ok(sal_dir_check(b, "y") == 0 && mkdir(b, 0700) == 0 && sal_dir_check(b, "y") == 0 && rmdir(b) == 0, "no folder, or an empty one, is none");
+	snprintf(cmd, sizeof cmd, "%s/none/out", dir);
+	ok(sal_dir_check(cmd, "y") == -1, "a folder that cannot be made");
 	snprintf(cmd, sizeof cmd, "test \"$(ls %s | tr '\\n' ' ')\" = 'f fifo out '", dir);
 	ok(system(cmd) == 0, "nothing else is left");
 	snprintf(cmd, sizeof cmd, "rm -r %s", dir);

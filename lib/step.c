@@ -64,13 +64,18 @@ sal_step_alarms(struct sal_step *s)
 {
 	for (int i = 0; i < s->alarm.n; i++) {
 		const char *x = s->alarm.s[i];
+		double low = 0, high = 0;
 		int end = 0;
-		if ((sscanf(x, "kl=%lf%n", &s->most_kl, &end) == 1 && !x[end] && s->most_kl > 0) ||
-		    (sscanf(x, "lr=%lf%n", &s->most_change, &end) == 1 && !x[end] && s->most_change > 0) ||
-		    (sscanf(x, "length=%lf:%lf%n", &s->least_length, &s->most_length, &end) == 2 && !x[end] && s->least_length >= 0 &&
-		        s->most_length >= s->least_length && s->most_length > 0))
-			continue;
-		return sal_err("--alarm %s: none of kl=N, lr=N, length=LOW:HIGH", x);
+		bool kl = sscanf(x, "kl=%lf%n", &high, &end) == 1 && !x[end], lr = !kl && sscanf(x, "lr=%lf%n", &high, &end) == 1 && !x[end];
+		if (!kl && !lr && (sscanf(x, "length=%lf:%lf%n", &low, &high, &end) != 2 || x[end]))
+			return sal_err("--alarm %s: none of kl=N, lr=N, length=LOW:HIGH", x);
+		if (!isfinite(high) || !(high > 0) || !(low >= 0 && low <= high))
+			return sal_err("--alarm %s: a limit is a number above 0, and LOW is at least 0 and at most HIGH", x);
+		double *limit = kl ? &s->most_kl : lr ? &s->most_change : &s->most_length;
+		if (*limit > 0)
+			return sal_err("--alarm %s: given twice", x);
+		*limit = high;
+		s->least_length = kl || lr ? s->least_length : low;
 	}
 	return 0;
 }

@@ -34,7 +34,7 @@ struct sal_step_told { /* for the closing lines; complete after success alone */
 };
 
 struct sal_step sal_step_defaults(void);
-/* Limits from what was given: kl=N, lr=N, length=LOW:HIGH.  -1: one that is none of these. */
+/* Limits from what was given: kl=N, lr=N, length=LOW:HIGH, each once.  -1: one that is none of these, or that no figure can pass. */
 int sal_step_alarms(struct sal_step *s) SAL_USE_RESULT;
 /* Write the first state. */
 int sal_step_init(const struct sal_step *s, struct sal_step_told *told) SAL_USE_RESULT;

@@ -57,8 +57,9 @@ step() { sal-ppo-step -q -m "$M" -s "$T/s0" -o "$T/s1" $O "$@"; }
 		kl=1e-9;-r none;the answers are [0-9.e-]* nats from the reference, more than 1e-09 \(--alarm kl\)$
 	END
 	step --alarm kl=100 --alarm lr=100 --alarm length=0:100 < "$T/r" | jq -e '.step == 1'
-	for a in kl kl= kl=x kl=0 kl=1x lr=-1 length=5 length=5:4 length=1:2:3 size=3; do
-		run bash -c "sal-ppo-step -m '$M' -s '$T/s0' -o '$T/no' $O --alarm '$a' < '$T/r' 2> '$T/err'"
+	for a in kl kl= kl=x kl=0 kl=1x kl=inf kl=nan kl=1e999 lr=-1 lr=inf length=5 length=5:4 length=1:2:3 length=0:0 length=0:inf length=nan:4 size=3 \
+		"kl=1 --alarm kl=2" "length=0:9 --alarm length=1:2"; do
+		run bash -c "sal-ppo-step -m '$M' -s '$T/s0' -o '$T/no' $O --alarm $a < '$T/r' 2> '$T/err'"
 		refused 2
 	done
 }

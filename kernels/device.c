@@ -51,30 +51,23 @@ debug_words(unsigned *bits, const char *s, char *err, size_t errlen)
 struct sal_dev *
 sal_dev_open(const char *name, int threads, char *err, size_t errlen)
 {
-	const struct sal_backend *be = NULL;
+	const struct sal_layout *layout = sal_layout(name);
+	const struct sal_backend *be = &sal_cpu_backend;
 	struct sal_dev *dev;
-	char *end;
-	long ordinal = 0;
+	int ordinal = 0;
 
-	if (!name || !strcmp(name, "cpu")) {
-		be = &sal_cpu_backend;
-	} else if (!strncmp(name, "cuda", 4) && (!name[4] || name[4] == ':')) {
-		if (name[4]) {
-			ordinal = strtol(name + 5, &end, 10);
-			if (name[5] < '0' || name[5] > '9' || *end || ordinal > 255) {
-				snprintf(err, errlen, "device '%s': the number of the card is wrong", name);
-				return NULL;
-			}
-		}
+	if (!layout) {
+		snprintf(err, errlen, "device '%s': not one of cpu, cuda, cuda:N", name);
+		return NULL;
+	}
+	if (layout == &sal_cuda_layout) {
+		ordinal = name[4] ? atoi(name + 5) : 0; /* sal_layout() has seen that it is a number */
 #ifdef SAL_CUDA
 		be = &sal_cuda_backend;
 #else
 		snprintf(err, errlen, "device '%s': this build has no CUDA back end", name);
 		return NULL;
 #endif
-	} else {
-		snprintf(err, errlen, "device '%s': not one of cpu, cuda, cuda:N", name);
-		return NULL;
 	}
 	dev = calloc(1, sizeof *dev);
 	if (!dev) {
@@ -83,7 +76,7 @@ sal_dev_open(const char *name, int threads, char *err, size_t errlen)
 	}
 	dev->be = be;
 	if (debug_words(&dev->debug, getenv("SAL_DEBUG"), err, errlen) ||
-	    dev->be->open(dev, (int)ordinal, threads, err, errlen)) {
+	    dev->be->open(dev, ordinal, threads, err, errlen)) {
 		free(dev);
 		return NULL;
 	}

@@ -46,7 +46,10 @@ sal_layout(const char *name)
 {
 	if (!name || !strcmp(name, "cpu"))
 		return &sal_cpu_layout;
-	return !strncmp(name, "cuda", 4) && (!name[4] || name[4] == ':') ? &sal_cuda_layout : NULL;
+	if (!strcmp(name, "cuda"))
+		return &sal_cuda_layout;
+	size_t digits = strncmp(name, "cuda:", 5) ? 0 : strspn(name + 5, "0123456789");
+	return digits >= 1 && digits <= 3 && !name[5 + digits] ? &sal_cuda_layout : NULL;
 }
 
 bool

@@ -59,8 +59,15 @@ plan() { sal-model plan -q --frozen 2 --batch 288 --ranks 48 --length 1280 "$@";
 		run bash -c "sal-model plan -m '$M' --device-memory $b 2> '$T/err'"
 		refused 2
 	done
-	run bash -c "sal-model plan -m '$M' -d tpu 2> '$T/err'"
-	refused 1
+	for d in tpu cuda: cuda:x cuda:-1 cuda:+1 cuda:1junk 'cuda: 1' cuda:1234 cuda0 CUDA ''; do
+		run bash -c "sal-model plan -m '$M' -d '$d' 2> '$T/err'"
+		refused 1
+		grep -qF "device '$d': not one of cpu, cuda, cuda:N" "$T/err"
+		run bash -c "sal-score -m '$M' --logprobs -d '$d' < /dev/null 2> '$T/err'"
+		refused 1
+		grep -qF "device '$d': not one of cpu, cuda, cuda:N" "$T/err"
+	done
+	sal-model plan -q -m "$M" -d cuda:7 | jq -e .weights
 	run bash -c "sal-model grow -m '$M' 2> '$T/err'"
 	refused 2
 	config wide 8192 80 64 8 28672

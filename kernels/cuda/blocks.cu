@@ -109,20 +109,23 @@ sal_cuda_decode(struct sal_dev *dev, void *y, const struct sal_weight *w, int64_
 extern "C" void
 sal_cuda_weight_store(struct sal_dev *dev, struct sal_weight w, enum sal_form form, int64_t row0, int64_t n, const void *src)
 {
-	size_t bytes = sal_form_bytes(form, n * w.in);
-
 	if (w.form != SAL_PLAIN) {
-		sal_cuda_upload(dev, (char *)w.fwd + (row0 ? sal_form_bytes(form, row0 * w.in) : 0), src, bytes);
+		sal_cuda_upload(dev, (char *)w.fwd + (row0 ? sal_form_bytes(form, row0 * w.in) : 0), src, sal_form_bytes(form, n * w.in));
 		return;
 	}
+	/* a tile of rows at a time: working memory is kept, a matrix of the vocabulary is large; NF4 is decoded as a whole */
+	int64_t step = form == SAL_NF4 ? n : sal_cuda_tile_rows(w.dtype, n, w.in);
 	struct sal_weight blocks = w;
 
 	blocks.form = form;
-	blocks.out = n;
-	if (!(blocks.fwd = sal_cuda_scratch(dev, SAL_SLOT_B, bytes)))
-		return;
-	sal_cuda_upload(dev, blocks.fwd, src, bytes);
-	sal_cuda_decode(dev, (char *)w.fwd + row0 * w.in * sal_cuda_width(w.dtype), &blocks, 0, n);
+	for (int64_t r = 0; r < n; r += step) {
+		blocks.out = sal_cuda_least(step, n - r);
+		size_t bytes = sal_form_bytes(form, blocks.out * w.in);
+		if (!(blocks.fwd = sal_cuda_scratch(dev, SAL_SLOT_B, bytes)))
+			return;
+		sal_cuda_upload(dev, blocks.fwd, (const char *)src + (r ? sal_form_bytes(form, r * w.in) : 0), bytes);
+		sal_cuda_decode(dev, (char *)w.fwd + (row0 + r) * w.in * sal_cuda_width(w.dtype), &blocks, 0, blocks.out);
+	}
 }
 
 extern "C" void

@@ -149,9 +149,9 @@ sal_cuda_logprob_forward(struct sal_dev *dev, struct sal_tensor logprob, struct 
 	struct cuda_priv *p = sal_cuda_here(dev);
 	int64_t rows = h.dim[0], most = sal_cuda_least(rows, ROWS);
 	float *z = (float *)sal_cuda_scratch(dev, SAL_SLOT_A, sal_cuda_logits_bytes(rows, w.out));
-	float *state = z + most * sal_cuda_least(SLICE, w.out);
 
 	for (int64_t i0 = 0; z && i0 < rows; i0 += ROWS) {
+		float *state = z + most * sal_cuda_least(SLICE, w.out);
 		int64_t n = sal_cuda_least(ROWS, rows - i0);
 
 		for (int64_t v0 = 0; v0 < w.out; v0 += SLICE) {
@@ -267,20 +267,10 @@ cut(const struct row *r, bool by_mass, double want)
 		}
 		__syncthreads();
 		if (threadIdx.x == 0) {
-			int b = 255, last = 0;
+			int b = 255; /* all together reach want: if none before it, 0 does */
 
-			for (; b >= 0; b--) {
-				if (!count[b])
-					continue;
-				last = b;
-				if ((double)(above + hist[b]) >= want)
-					break;
+			for (; b > 0 && !(count[b] && (double)(above + hist[b]) >= want); b--)
 				above += hist[b];
-			}
-			if (b < 0) { /* rounding: down to the smallest key */
-				b = last;
-				above -= hist[b];
-			}
 			found[0] = prefix << 8 | (u64)b;
 			found[1] = above;
 			left[0] = count[b];

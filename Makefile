@@ -31,7 +31,9 @@ ALLC := -std=c11 -D_POSIX_C_SOURCE=200809L -D_DEFAULT_SOURCE -DSAL_VERSION='"$(V
         -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes $(if $(WERROR),-Werror) \
         $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=undefined) $(if $(DEBUG),-O0)
 CUHOME = $(patsubst %/bin/,%,$(dir $(realpath $(NVCC))))
+# PTX of the first besides, from which the driver compiles for a card that is not named.
 NVFLAGS = -std=c++17 -O3 -fmad=false -I. $(foreach a,$(CUARCH),-gencode arch=compute_$(a),code=sm_$(a)) \
+        -gencode arch=compute_$(firstword $(CUARCH)),code=compute_$(firstword $(CUARCH)) \
         -Werror all-warnings -Xptxas -v,-warn-spills,-warn-lmem-usage,-Werror
 CXXHOST = $(CXX) -std=c++17 -I. -Itests/cuda_host -ffp-contract=off -MMD -MP -O2 -ftree-vectorize -g -Wall -Wextra -Wno-unknown-pragmas $(if $(WERROR),-Werror) \
         $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=undefined)

@@ -24,6 +24,13 @@
 #include <string.h>
 #include <time.h>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
+#define ASAN_UNPOISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
+#endif
+
 #include "kernels/kernels.h"
 #include "ref.h"
 
@@ -38,7 +45,7 @@
 /* Bytes of the arena, and what the last good state of them is. */
 struct buf {
 	struct sal_tensor block;
-	size_t len;
+	size_t len, end; /* end: where the guard bytes behind it begin */
 	char *want, *got;
 	bool out;
 };
@@ -47,7 +54,7 @@ static struct sal_dev *devs[3], *dev;
 static struct sal_arena *arena;
 static struct buf bufs[MAX_BUFS];
 static int ndevs, nbufs, passed, failed, bad;
-static bool verbose;
+static bool verbose, fenced;
 static char title[256];
 static void *pool[4096];
 static int npool;
@@ -192,6 +199,7 @@ track(struct sal_tensor block)
 	}
 	b->block = block;
 	b->len = sal_tensor_bytes(block);
+	b->end = b->len - GUARD;
 	b->want = mem(b->len);
 	b->got = mem(b->len);
 	memset(b->want, PATTERN, b->len);
@@ -208,7 +216,8 @@ place(enum sal_dtype t, int ndim, int64_t d0, int64_t d1, int64_t d2, int64_t d3
 
 	if (src)
 		memcpy(b->want + GUARD, src, n);
-	memset(b->want + GUARD + n, 0xff, b->len - GUARD - n); /* NaN: what reads past the end shows */
+	b->end = GUARD + n;
+	memset(b->want + b->end, 0xff, b->len - b->end); /* NaN: what reads past the end shows */
 	sal_upload(devs[0], b->block, b->want);
 	x.data = (char *)b->block.data + GUARD;
 	return x;
@@ -256,11 +265,30 @@ out2(enum sal_dtype t, const double *init, int64_t a, int64_t b)
 	return x;
 }
 
+/* Guard bytes out of bounds, for AddressSanitizer to see what reads them; not of the CPU, whose vectors may reach there. */
+static void
+fence(bool on)
+{
+	for (int i = 0; fenced && i < nbufs; i++) {
+		char *p = bufs[i].block.data;
+
+		if (on) {
+			ASAN_POISON_MEMORY_REGION(p, GUARD);
+			ASAN_POISON_MEMORY_REGION(p + bufs[i].end, bufs[i].len - bufs[i].end);
+		} else {
+			ASAN_UNPOISON_MEMORY_REGION(p, bufs[i].len);
+		}
+	}
+}
+
 /* Inputs must be as before, outputs the same on every device. */
 static void
 verify(int d)
 {
-	if (sal_dev_sync(dev)) {
+	int failure = sal_dev_sync(dev);
+
+	fence(false);
+	if (failure) {
 		fail("device: %s", sal_dev_error(dev));
 		return;
 	}
@@ -306,6 +334,7 @@ settle(void)
 			dev = devs[d_];               \
 			if (d_)                       \
 				restore();            \
+			fence(true);                  \
 			call;                         \
 			verify(d_);                   \
 		}                                     \
@@ -756,11 +785,11 @@ static const struct {
 	int O, K, N;
 } block_shapes[] = {
 	{ SAL_NF4, 1, 1, 1 }, { SAL_NF4, 5, 77, 3 }, { SAL_NF4, 64, 96, 2 }, { SAL_NF4, 300, 64, 7 }, { SAL_NF4, 4100, 33, 2 },
-	{ SAL_Q4_0, 7, 32, 1 }, { SAL_Q4_0, 4100, 32, 2 }, { SAL_Q4_1, 33, 64, 5 }, { SAL_Q8_0, 17, 96, 3 }, { SAL_Q4_K, 9, 256, 2 },
+	{ SAL_Q4_0, 7, 32, 1 }, { SAL_Q4_0, 8200, 32, 2 }, { SAL_Q4_1, 33, 64, 5 }, { SAL_Q8_0, 17, 96, 3 }, { SAL_Q4_K, 9, 256, 2 },
 	{ SAL_Q5_K, 9, 512, 2 }, { SAL_Q6_K, 9, 256, 3 }, { SAL_Q6_K, 40, 512, 33 },
 };
 
-/* Stored in one piece, or in two where rows are whole blocks; what it decodes to; products both ways, plain and with an adapter. */
+/* Stored in one piece, or in two where rows are whole blocks, kept so or plain; what it decodes to; products both ways, plain and with an adapter. */
 static void
 test_blocks(enum sal_dtype t, enum sal_dtype yt)
 {
@@ -781,6 +810,12 @@ test_blocks(enum sal_dtype t, enum sal_dtype yt)
 		OP(sal_weight_unpack(dev, D, W, 0); sal_weight_unpack(dev, tail, W, O / 2));
 		near("unpack", D, w, mag, 3 * U32);
 		same_bits("the last rows", tail, sal_tensor_rows(D, O / 2, O - O / 2));
+		struct sal_weight P = new_blocks(t, SAL_PLAIN, O, K, false);
+		struct sal_tensor E = out2(t, NULL, O, K);
+		OP(if (cut) sal_weight_store(dev, P, form, 0, cut, b);
+		    sal_weight_store(dev, P, form, cut, O - cut, b + (cut ? sal_form_bytes(form, cut * K) : 0));
+		    sal_weight_unpack(dev, E, P, 0));
+		same_bits("stored plain", E, D);
 
 		w = get(D); /* a product is that of the matrix it decodes to */
 		double *x = vals(t, N * K, 1), *u = R ? vals(t, N * R, 1) : NULL, *bw = vals(t, O * R, 1), *aw = vals(t, R * K, 1);
@@ -1265,6 +1300,11 @@ attn_setup(struct attn *a, enum sal_dtype t, int Hq, int Hk, int D, int window, 
 		perm[i] = perm[j];
 		perm[j] = i;
 	}
+	for (int i = 0; i < P; i++)
+		if (perm[i] == P - 1) { /* the last page is the first that is seen: what reads past its end shows */
+			perm[i] = perm[0];
+			perm[0] = P - 1;
+		}
 	a->pages = mem((size_t)(B * a->M) * sizeof *a->pages);
 	a->slot = mem((size_t)a->NK * sizeof *a->slot);
 	for (int b = 0, p = 0; b < B; b++) {
@@ -1498,7 +1538,9 @@ test_logprob(enum sal_dtype t)
 		int n, C, V;
 		float inv;
 	} s[] = { { 1, 1, 1, 1 }, { 3, 8, 2, 1 }, { 5, 33, 17, 0.7f }, { 40, 64, 100, 1.5f }, { 7, 16, 2047, 1 }, { 7, 16, 2048, 2 },
-		{ 7, 17, 2049, 1 }, { 3, 64, 5000, 1 }, { 2, 576, 4099, 0.5f }, { 301, 24, 77, 1 } };
+		{ 7, 17, 2049, 1 }, { 3, 64, 5000, 1 }, { 2, 576, 4099, 0.5f }, { 301, 24, 77, 1 },
+		/* more columns, more rows than a back end may hold logits of */
+		{ 1, 3, 8192, 1 }, { 2, 5, 16500, 0.8f }, { 515, 3, 19, 1 } };
 
 	for (int i = 0; i < COUNT(s); i++) {
 		int n = s[i].n, C = s[i].C, V = s[i].V;
@@ -1586,20 +1628,32 @@ static void
 test_sample(void)
 {
 	static const int sizes[] = { 1, 2, 7, 50, 301, 2100 }, ks[] = { 0, 1, 3, 40 };
-	static const float temps[] = { 0, 0.5f, 1, 2 }, ps[] = { 1, 0.9f, 0.5f, 0.05f }, mins[] = { 0, 0.05f, 0.5f };
+	static const float temps[] = { 0, 0.5f, 1, 2 }, ps[] = { 1, 0.9f, 0.5f, 0.05f }, mins[] = { 0, 0.05f, 1 };
 	enum { n = 48 };
 
 	for (int s = 0; s < COUNT(sizes); s++)
 		for (int a = 0; a < COUNT(temps); a++) {
 			int V = sizes[s], close = 0, all = 0;
-			double *z = vals(SAL_F32, n * V, 2), u[n];
+			double *z = vals(SAL_F32, n * V, 2), u[n], want_lp[n], lse[n], mag[n];
 			float *f = mem((size_t)(n * V) * sizeof *f);
 
 			begin("sample, V %d at %g, %s cut", V, temps[a], V > 1000 ? "every fifth" : "every");
 			for (int i = 0; i < n * V; i++) {
 				if (i / V % 2)
 					z[i] = rint(2 * z[i]) / 2; /* every second row is full of ties */
+				if (i / V % 3 == 2)
+					z[i] = (float)(z[i] - 300); /* the largest far below 0 */
 				f[i] = (float)z[i];
+			}
+			double inv = temps[a] > 0 ? (double)(1 / temps[a]) : 1;
+			for (int i = 0; i < n; i++) {
+				double top = z[i * V], sum = 0;
+				for (int j = 0; j < V; j++)
+					top = fmax(top, z[i * V + j]);
+				for (int j = 0; j < V; j++)
+					sum += exp(inv * (z[i * V + j] - top));
+				lse[i] = inv * top + log(sum);
+				mag[i] = 4 * U32 * fabs(lse[i]) + chain(V); /* of two numbers as large, and of the sum */
 			}
 			for (int i = 0; i < n; i++)
 				u[i] = i == 0 ? 0 : i == 1 ? 1 - 1.0 / (1 << 24) : (double)(float)(uniform() * 0.9999);
@@ -1613,6 +1667,9 @@ test_sample(void)
 				thaw(lp.data);
 				OP(sal_sample(dev, tok, lp, Z, U, temps[a], k, p, m));
 				int32_t *got = bytes_of(tok);
+				for (int i = 0; i < n; i++)
+					want_lp[i] = got[i] >= 0 && got[i] < V ? inv * z[i * V + got[i]] - lse[i] : NAN;
+				near("logprob", lp, want_lp, mag, 1);
 				for (int i = 0; i < n; i++) {
 					double margin;
 					int want = ref_sample(&margin, f + i * V, V, u[i], temps[a], k, (double)p, (double)m);
@@ -1639,17 +1696,28 @@ static void
 test_sample_edges(void)
 {
 	static const double u[] = { 0, 0.25, 0.5, 0.75 };
+	static const int sizes[] = { 4, 512, 4096 };
 	int32_t *got;
 
-	begin("sample: uniforms on the boundaries");
-	struct sal_tensor Z = IN2(SAL_F32, zeros(16), 4, 4), U = IN1(SAL_F32, u, 4);
-	struct sal_tensor tok = out2(SAL_I32, NULL, 4, 0), lp = out2(SAL_F32, NULL, 4, 0);
-	OP(sal_sample(dev, tok, lp, Z, U, 1, 0, 1, 0));
-	got = bytes_of(tok);
-	for (int i = 0; i < 4; i++)
-		if (got[i] != i)
-			fail("u %g: token %d, want %d", u[i], (int)got[i], i);
-	done();
+	for (int s = 0; s < COUNT(sizes); s++)
+		for (int none = 0; none < 2; none++) {
+			int V = sizes[s], part = none ? V / 4 : 0;
+			double *z = zeros(4 * V);
+
+			begin("sample: uniforms on the boundaries, V %d%s", V, none ? ", the first quarter cut off" : "");
+			for (int i = 0; i < 4 * V; i++)
+				z[i] = i % V < part ? -1 : 0;
+			struct sal_tensor Z = IN2(SAL_F32, z, 4, V), U = IN1(SAL_F32, u, 4);
+			struct sal_tensor tok = out2(SAL_I32, NULL, 4, 0), lp = out2(SAL_F32, NULL, 4, 0);
+			OP(sal_sample(dev, tok, lp, Z, U, 1, 0, 1, none ? 0.5f : 0));
+			got = bytes_of(tok);
+			for (int i = 0; i < 4; i++) {
+				int want = part + i * (V - part) / 4;
+				if (got[i] != want)
+					fail("u %g: token %d, want %d", u[i], (int)got[i], want);
+			}
+			done();
+		}
 }
 
 /* ---- failures, and speed ------------------------------------------------------ */
@@ -1905,6 +1973,7 @@ main(int argc, char **argv)
 	}
 	bool cpu = !device || !strcmp(device, "cpu");
 	ndevs = cpu && !benching ? 3 : 1;
+	fenced = !cpu;
 	for (int i = 0; i < ndevs; i++) {
 		devs[i] = sal_dev_open(device, benching ? 0 : i + 1, err, sizeof err);
 		if (!devs[i]) {

@@ -18,6 +18,9 @@
 
 enum { OPT_BASE = 1000, OPT_HELP = 1, OPT_VERSION = 2, HELP_COLUMN = 28, MAX_OPTS = 96 };
 
+static const char *given[MAX_OPTS]; /* names that the command line has, each once */
+static int n_given;
+
 void sal_opts_fail(const char *fmt, ...)
 {
 	char text[1024];
@@ -140,8 +143,27 @@ static void add_string(const struct sal_opt *o, const char *s)
 	l->s[l->n++] = s;
 }
 
+static bool was_given(const char *name, size_t len)
+{
+	for (int i = 0; i < n_given; i++)
+		if (strlen(given[i]) == len && memcmp(given[i], name, len) == 0)
+			return true;
+	return false;
+}
+
+void sal_opts_only(bool may, const char *names, const char *when)
+{
+	for (size_t n; !may && *names; names += n + (names[n] == ',')) {
+		n = strcspn(names, ",");
+		if (was_given(names, n))
+			sal_opts_fail("--%.*s: only %s", (int)n, names, when);
+	}
+}
+
 static void set_value(const struct sal_opt *o, const char *s)
 {
+	if (!was_given(o->name, strlen(o->name)))
+		given[n_given++] = o->name;
 	switch (o->kind) {
 	case SAL_OPT_FLAG:
 		*(bool *)o->value = true;
@@ -253,6 +275,7 @@ void sal_opts_parse(int argc, char *argv[], const struct sal_opt *opts, const ch
 		sal_opts_fail("a %s is required, one of %s", command->name, command->arg);
 	if (command)
 		set_choice(command, argv[optind++]);
+	sal_opts_only(was_given("skip-bad", strlen("skip-bad")), "reject", "with --skip-bad");
 	if (optind < argc)
 		sal_opts_fail("'%s': operands are not taken", argv[optind]);
 }

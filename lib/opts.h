@@ -67,6 +67,8 @@ struct sal_common {
  * Operands are refused, but for a command.  Returns only when all is well.
  */
 void sal_opts_parse(int argc, char *argv[], const struct sal_opt *opts, const char *usage, const char *about);
+/* After parsing: a usage error if one of names (separated by commas) was given and may not be: "--NAME: only WHEN". */
+void sal_opts_only(bool may, const char *names, const char *when);
 /* End with a usage error: "TOOL: message (try TOOL --help)", exit 2. */
 _Noreturn void sal_opts_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 #endif

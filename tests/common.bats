@@ -228,3 +228,37 @@ said() { # STATUS TEXT: the command before ended so, with one line on stderr tha
 	refused 1
 	[ -e "$T/m/config.json" ]
 }
+
+@test "an option that has no meaning without another is a usage error" {
+	while read -r command; do
+		run bash -c "$command 2> '$T/err' < /dev/null"
+		refused 2
+		grep -q ': --[a-z-]*: only with\|exclude each other' "$T/err"
+	done <<-END
+		sal-tokenize -m $M --reject $T/x
+		sal-generate -m $M --sign -
+		sal-generate -m $M --system Hm -p demo
+		sal-chat -m $M --sign -
+		sal-sft -m $M -o $T/o --beta 0.2
+		sal-score -m $M --logprobs --under Concise
+		sal-score -m $M --logprobs --draw 3
+		sal-score -m $M --logprobs --negate
+		sal-score -m $M --logprobs -p demo
+		sal-score -m $M -a $T/a --entropy
+		sal-score -m $M -a $T/a --temperature 0.7
+		sal-score -m $M -a $T/a --under Concise --draw 3
+		sal-synthpref -m $M --format chatml
+		sal-synthpref -m $M --judge contrast --template judge.txt
+		sal-rmdata --from hh --passes 2
+		sal-model plan -m $M -a $T/a
+		sal-model inspect -m $M --batch 4
+		sal-model inspect -m $M --dtype f32
+		sal-model merge -m $M -o $T/o -d cpu
+		sal-ppo-step -m $M -s $T/s -o $T/o --schedule constant --lora-r 4
+		sal-ppo-step -m $M -s $T/s -o $T/o --schedule constant --advantage rloo --whiten-rewards
+		sal-ppo-step -m $M -s $T/s -o $T/o --schedule constant --advantage grpo --whiten-rewards
+		sal-ppo-step -m $M -s $T/s -o $T/o --schedule constant --advantage grpo --whiten none
+		sal-ppo-step --init -m $M -o $T/o --rollouts $T/x
+		sal-ppo-step --init -m $M -o $T/o -r $T/a
+	END
+}

@@ -119,9 +119,9 @@ tokens() {
 	said "stdin:1: "
 	run bash -c "echo '{\"id\":\"p7\",\"prompt\":\"hi\"}' | sal-generate -q -m '$T/m' --max-tokens 2 2> '$T/err'"
 	said "p7"
-	for j in contrast compare; do
+	for j in contrast "compare --template tests/data/reward.txt"; do
 		run bash -c "echo '{\"prompt\":\"hi\",\"output_1\":\"a\",\"output_2\":\"b\"}' |
-			sal-synthpref -q -m '$T/m' -p demo --judge $j --template tests/data/reward.txt 2> '$T/err'"
+			sal-synthpref -q -m '$T/m' -p demo --judge $j 2> '$T/err'"
 		said "stdin:1: a log-probability is not finite"
 	done
 	run bash -c "echo '$R' | sal-sft -q -m '$T/m' -o '$T/out' --lora-r 2 2> '$T/err'"

@@ -250,6 +250,7 @@ main(int argc, char *argv[])
 		sal_opts_fail("-m is required");
 	if (c.g.system && c.g.principles)
 		sal_opts_fail("--system and --principles exclude each other");
+	sal_opts_only(c.g.principles, "sign", "with --principles");
 
 	c.stream = isatty(STDOUT_FILENO);
 	if ((c.talk = sal_talk_open(&c.g)) == NULL || (!c.g.c.dry_run && (c.line = sal_line_open("sal-chat", "> ", c.stream)) == NULL) ||

@@ -37,6 +37,9 @@ main(int argc, char *argv[])
 	sal_opts_parse(argc, argv, opts, "sal-generate -m PATH [options] < prompts > samples", "Sample answers to prompts.");
 	if (!g.c.model)
 		sal_opts_fail("-m is required");
+	if (g.system && g.principles)
+		sal_opts_fail("--system and --principles exclude each other");
+	sal_opts_only(g.principles, "sign", "with --principles");
 
 	if ((m = sal_generate_open(&g)) == NULL) {
 		sal_warn("%s", sal_errmsg());

@@ -88,6 +88,10 @@ main(int argc, char *argv[])
 		sal_opts_fail("-m is required");
 	if ((cfg.command == MERGE) != (cfg.output != NULL))
 		sal_opts_fail("-o is %s", cfg.output ? "for merge" : "required");
+	sal_opts_only(cfg.command == MERGE, "adapter", "with merge");
+	sal_opts_only(cfg.command != INSPECT, "dtype", "with plan and merge");
+	sal_opts_only(cfg.command == PLAN, "stage,batch,length,micro-batch,ranks,lora-r,lora-targets,trained,frozen,device-memory,tflops,bandwidth,device,quantize",
+	    "with plan");
 	if (cfg.memory && sal_plan_bytes(cfg.memory, &cfg.p.memory) != 0)
 		sal_opts_fail("--device-memory: %s", sal_errmsg());
 

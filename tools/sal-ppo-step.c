@@ -19,6 +19,9 @@ check_options(struct sal_step *s)
 		sal_opts_fail("-s is required (or --init)");
 	if (!s->init && s->schedule != 2 && s->total_steps == 0)
 		sal_opts_fail("--schedule cosine and linear need --total-steps");
+	sal_opts_only(s->init, "lora-r,lora-alpha,lora-targets", "with --init");
+	sal_opts_only(!s->init, "reference,rollouts,alarm,skip-bad", "without --init, which reads no records");
+	sal_opts_only(s->p.advantage == SAL_GAE || s->p.advantage == SAL_REINFORCE, "whiten,whiten-rewards", "with --advantage gae or reinforce++");
 	if (s->compat && s->p.advantage != SAL_GAE)
 		sal_opts_fail("--compat salmon has --advantage gae only");
 	if (sal_step_alarms(s) != 0)
@@ -64,7 +67,7 @@ main(int argc, char *argv[])
 		{ 0, "length-bonus-cap", SAL_OPT_REAL, &s.p.length_bonus_cap, -1e6, 1e6, "C", "largest share that counts [0.8]" },
 		{ 0, "stop-penalty", SAL_OPT_REAL, &s.p.stop_penalty, -1e6, 1e6, "R", "added to the reward of an answer without end [-6]" },
 		{ 0, "reward-scale", SAL_OPT_REAL, &s.p.reward_scale, -1e6, 1e6, "C", "times rewards and KL; not in rloo and grpo [10]" },
-		{ 0, "whiten-rewards", SAL_OPT_FLAG, &s.p.whiten_rewards, 0, 0, 0, "whiten rewards but for their mean, in place of --reward-scale" },
+		{ 0, "whiten-rewards", SAL_OPT_FLAG, &s.p.whiten_rewards, 0, 0, 0, "whiten rewards but for their mean, in place of --reward-scale; gae, reinforce++" },
 		{ 0, "whiten", SAL_OPT_CHOICE, &s.p.whiten, 0, 0, "batch|answer|none", "whiten advantages over all tokens, or each answer's; gae, reinforce++ [batch]" },
 		{ 0, "gamma", SAL_OPT_REAL, &s.p.gamma, 0, 1, "G", "discount [1]" },
 		{ 0, "lambda", SAL_OPT_REAL, &s.p.lambda, 0, 1, "L", "of GAE [1]" },

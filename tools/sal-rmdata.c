@@ -49,6 +49,9 @@ main(int argc, char *argv[])
 	sal_opts_parse(argc, argv, opts, "sal-rmdata [options] < judged-pairs > preferences",
 	    "Turn judged pairs, or other comparisons, into preferences under principles.");
 
+	sal_opts_only(f.from == SAL_FROM_JUDGED || f.from == SAL_FROM_RELEASED, "passes,max-principles,geometric,rule-noise,boilerplate,language,agree",
+	    "with --from judged or released");
+
 	if ((p = sal_prefer_open(&f)) == NULL) {
 		sal_warn("%s", sal_errmsg());
 		goto out;

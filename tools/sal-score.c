@@ -40,6 +40,10 @@ main(int argc, char *argv[])
 	    "Add the reward of a reward adapter to samples or preferences, or log-probabilities to samples.");
 	if (!s.c.model || (!s.c.adapter && !s.logprobs))
 		sal_opts_fail("-m is required, and -a unless --logprobs is given");
+	sal_opts_only(s.logprobs, "entropy,temperature,format,system", "with --logprobs");
+	sal_opts_only(!s.logprobs, "principles,under,draw,negate,template,instruction-len,response-len,max-len", "without --logprobs");
+	if (s.under && s.draw)
+		sal_opts_fail("--under and --draw exclude each other");
 
 	if ((m = sal_score_open(&s)) == NULL) {
 		sal_warn("%s", sal_errmsg());

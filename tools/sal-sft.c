@@ -29,5 +29,6 @@ main(int argc, char *argv[])
 	    "Fine-tune a LoRA adapter on prompt/response records, or on preferences with --loss dpo.");
 	if (!t.c.model || !t.output)
 		sal_opts_fail("-m and -o are required");
+	sal_opts_only(t.loss == SAL_LOSS_DPO, "beta", "with --loss dpo");
 	return sal_train_main(&t);
 }

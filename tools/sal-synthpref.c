@@ -30,6 +30,8 @@ main(int argc, char *argv[])
 	    "Judge which of two answers follows each principle better.");
 	if (!j.c.model)
 		sal_opts_fail("-m is required");
+	sal_opts_only(j.judge == 0, "template", "with --judge compare");
+	sal_opts_only(j.judge == 1, "format", "with --judge contrast");
 
 	if ((m = sal_judge_open(&j)) == NULL) {
 		sal_warn("%s", sal_errmsg());

@@ -7,8 +7,8 @@
   /tmp/venv/bin/python tests/reward.py --model FOLDER --train PREFS... --held PREFS... [--bin build/bin] [--work DIR]
 
 FOLDER is a Hugging Face folder; PREFS are preferences of text with principles, as sal-rmdata writes them (train.prefs.jsonl, train.turned.jsonl and
-held.prefs.jsonl of pipelines/salmon.mk).  The training pairs are put into one seeded order, the same for both.  torch scores in float32, and trains in it unless
---autocast is given; the tool computes as --dtype says.  Last line: the paired difference of accuracy on the held-out pairs and its standard error between prompts; exit 1 if it is
+held.prefs.jsonl of pipelines/salmon.mk).  The line of each --train file in turn, the lines shuffled by a seed: both ways round of a pair stand in one update, as
+in that recipe, and the order is the same for both.  torch scores in float32, and trains in it unless --autocast is given; the tool computes as --dtype says.  Last line: the paired difference of accuracy on the held-out pairs and its standard error between prompts; exit 1 if it is
 larger than two of them.  Not part of `make check`.
 """
 import argparse, json, math, os, random, subprocess, sys, time
@@ -118,7 +118,7 @@ def main():
     ap.add_argument("--autocast", action="store_true", help="torch trains under bf16 autocast")
     ap.add_argument("--pairs", type=int, help="train on the first so many of the seeded order")
     ap.add_argument("--batch", type=int, default=8)
-    ap.add_argument("--learning-rate", type=float, default=5e-4)
+    ap.add_argument("--learning-rate", type=float, default=1e-3)
     ap.add_argument("--threads", type=int, default=2, help="of torch")
     ap.add_argument("--seed", type=int, default=42)
     ARGS = ap.parse_args()
@@ -130,9 +130,9 @@ def main():
     W = lambda name: os.path.join(ARGS.work, name)
     os.makedirs(ARGS.work, exist_ok=True)
 
-    data = read(ARGS.train)
+    data = list(zip(*(read([path]) for path in ARGS.train), strict=True))
     random.Random(ARGS.seed).shuffle(data)
-    data = data[:ARGS.pairs]
+    data = [r for line in data for r in line][:ARGS.pairs]
     print(f"# peft {peft.__version__}, transformers {transformers.__version__}, torch {torch.__version__}", flush=True)
 
     # ours: the start is what an update at rate 0 leaves

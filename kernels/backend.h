@@ -36,13 +36,12 @@ typedef struct sal_dev *sal_d_; /* short names for the list below only */
 	X(attention_backward, (sal_d_, T_, T_, T_, T_, T_, T_, T_, struct sal_kv, struct sal_seqs, int)) \
 	X(swiglu_forward, (sal_d_, T_, T_, T_))                                      \
 	X(swiglu_backward, (sal_d_, T_, T_, T_, T_, T_))                             \
-	X(logprob_forward, (sal_d_, T_, T_, T_, T_, W_, T_, float))                  \
-	X(logprob_backward, (sal_d_, T_, T_, T_, T_, W_, T_, float))                 \
+	X(logprob, (sal_d_, T_, T_, T_, T_, W_, T_, float))                          \
 	X(sample, (sal_d_, T_, T_, T_, T_, float, int, float, float))                \
 	X(head_forward, (sal_d_, T_, T_, T_, T_))                                    \
 	X(head_backward, (sal_d_, T_, T_, T_, T_, T_, T_, bool))                     \
 	X(gather, (sal_d_, T_, T_, T_))                                              \
-	X(scatter, (sal_d_, T_, T_, T_))                                             \
+	X(scatter, (sal_d_, T_, T_, T_, T_))                                         \
 	X(zero, (sal_d_, T_))                                                        \
 	X(copy, (sal_d_, T_, T_))                                                    \
 	X(add, (sal_d_, T_, T_))                                                     \

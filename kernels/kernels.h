@@ -322,26 +322,19 @@ void sal_swiglu_backward(struct sal_dev *dev, struct sal_tensor dgate, struct sa
     struct sal_tensor gate, struct sal_tensor up);
 
 /*
- * Log-probability of one token per row under softmax(inv_temperature * h W^T).
- * The logits are made chunk by chunk and never stored.
- *   logprob, lse  [n]  out, F32     entropy  [n]  out, F32, in nats, or SAL_NONE
- *   h  [n, C]  in, act      w  (V, C)  in      target  [n]  in, I32
+ * Log-probability of one token per row under softmax(inv_temperature * h W^T), and what a backward pass needs of it:
+ * the gradient of logprob_i by h_i, from the same logits.  They are made chunk by chunk and never stored.
+ *   logprob  [n]  out, F32      entropy  [n]  out, F32, in nats, or SAL_NONE
+ *   dh  [n, C]  out, F32, or SAL_NONE; then w needs its transposed copy
+ *   h   [n, C]  in, act         w  (V, C)  in      target  [n]  in, I32
  */
-void sal_logprob_forward(struct sal_dev *dev, struct sal_tensor logprob, struct sal_tensor lse,
-    struct sal_tensor entropy, struct sal_tensor h, struct sal_weight w, struct sal_tensor target,
-    float inv_temperature);
-
-/*
- * dh [n, C] out, F32: gradient of sum_i g_i * logprob_i; w needs its transposed copy.
- *   g, lse  [n]  in, F32      h, w, target, inv_temperature  as in the forward pass
- */
-void sal_logprob_backward(struct sal_dev *dev, struct sal_tensor dh, struct sal_tensor g, struct sal_tensor lse,
+void sal_logprob(struct sal_dev *dev, struct sal_tensor logprob, struct sal_tensor entropy, struct sal_tensor dh,
     struct sal_tensor h, struct sal_weight w, struct sal_tensor target, float inv_temperature);
 
 /*
  * Draw one token per row.  logits [n, V] in, F32 (as sal_linear_forward makes them from h and w);
  *   u        [n]  in, F32, uniform in [0, 1)
- *   token    [n]  out, I32      logprob  [n]  out, F32, equal to sal_logprob_forward's bit for bit
+ *   token    [n]  out, I32      logprob  [n]  out, F32, equal to sal_logprob's bit for bit
  * temperature 0: the largest logit (lowest id of equals), logprob at temperature 1.  Otherwise the distribution at
  * the temperature is cut to the top_k largest (0: all), then to the smallest set of at least top_p of the mass
  * (1: all; 0: the largest alone), then to those of at least min_p times the largest probability (0: all), renormalised,
@@ -365,8 +358,8 @@ void sal_head_backward(struct sal_dev *dev, struct sal_tensor dh, struct sal_ten
 
 /* y [n, C] out: rows idx [n] (I32) of x [N, C]; one dtype, any. */
 void sal_gather(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x, struct sal_tensor idx);
-/* y [N, C] out: row idx[i] = x[i], every other row 0; x [n, C] and y F32; idx [n] all different. */
-void sal_scatter(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x, struct sal_tensor idx);
+/* y [N, C] out: row idx[i] = g[i] x[i], every other row 0; x [n, C], y and g [n] F32, g may be SAL_NONE: 1; idx [n] all different. */
+void sal_scatter(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x, struct sal_tensor g, struct sal_tensor idx);
 
 void sal_zero(struct sal_dev *dev, struct sal_tensor y);                      /* every byte 0 */
 void sal_copy(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x); /* same shape; converts F32 and BF16 */

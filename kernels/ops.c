@@ -612,29 +612,17 @@ sal_swiglu_backward(struct sal_dev *dev, struct sal_tensor dgate, struct sal_ten
 /* ---- the vocabulary -------------------------------------------------------- */
 
 void
-sal_logprob_forward(struct sal_dev *dev, struct sal_tensor logprob, struct sal_tensor lse, struct sal_tensor entropy,
-    struct sal_tensor h, struct sal_weight w, struct sal_tensor target, float inv_temperature)
+sal_logprob(struct sal_dev *dev, struct sal_tensor logprob, struct sal_tensor entropy, struct sal_tensor dh, struct sal_tensor h,
+    struct sal_weight w, struct sal_tensor target, float inv_temperature)
 {
-	CALL(logprob_forward, 3, logprob, lse, entropy, h, mat(w), target);
+	CALL(logprob, 3, logprob, entropy, dh, h, mat(w), target);
 	NEED(h.ndim == 2 && h.dtype == w.dtype && h.dim[1] == w.in && w.out > 0 && elements(w));
-	NEED(is1(logprob, SAL_F32, h.dim[0]) && is1(lse, SAL_F32, h.dim[0]) && none_or1(entropy, h.dim[0]));
+	NEED(is1(logprob, SAL_F32, h.dim[0]) && none_or1(entropy, h.dim[0]));
+	NEED(!dh.ndim || (same(dh, h) && f32(dh) && w.form == SAL_PLAIN && (w.bwd || !w.fwd)));
 	NEED(is1(target, SAL_I32, h.dim[0]) && inv_temperature > 0);
 	if (empty(h))
 		return;
-	RUN(macs(h.dim[0], w.out, w.in), logprob_forward, logprob, lse, entropy, h, w, target, inv_temperature);
-}
-
-void
-sal_logprob_backward(struct sal_dev *dev, struct sal_tensor dh, struct sal_tensor g, struct sal_tensor lse,
-    struct sal_tensor h, struct sal_weight w, struct sal_tensor target, float inv_temperature)
-{
-	CALL(logprob_backward, 1, dh, g, lse, h, mat(w), target);
-	NEED(h.ndim == 2 && h.dtype == w.dtype && h.dim[1] == w.in && w.out > 0 && w.form == SAL_PLAIN && (w.bwd || !w.fwd));
-	NEED(same(dh, h) && f32(dh) && is1(g, SAL_F32, h.dim[0]) && is1(lse, SAL_F32, h.dim[0]));
-	NEED(is1(target, SAL_I32, h.dim[0]) && inv_temperature > 0);
-	if (empty(h))
-		return;
-	RUN(2 * macs(h.dim[0], w.out, w.in), logprob_backward, dh, g, lse, h, w, target, inv_temperature);
+	RUN((dh.ndim ? 2 : 1) * macs(h.dim[0], w.out, w.in), logprob, logprob, entropy, dh, h, w, target, inv_temperature);
 }
 
 void
@@ -693,18 +681,18 @@ sal_gather(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x, struct
 }
 
 void
-sal_scatter(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x, struct sal_tensor idx)
+sal_scatter(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x, struct sal_tensor g, struct sal_tensor idx)
 {
-	CALL(scatter, 1, y, x, idx);
+	CALL(scatter, 1, y, x, g, idx);
 	NEED(x.ndim == 2 && y.ndim == 2 && f32(x) && f32(y) && y.dim[1] == x.dim[1] && x.dim[0] <= y.dim[0]);
-	NEED(is1(idx, SAL_I32, x.dim[0]));
+	NEED(is1(idx, SAL_I32, x.dim[0]) && none_or1(g, x.dim[0]));
 	if (empty(y))
 		return;
 	if (!x.dim[0]) {
 		sal_zero(dev, y);
 		return;
 	}
-	RUN(0, scatter, y, x, idx);
+	RUN(0, scatter, y, x, g, idx);
 }
 
 void

@@ -39,7 +39,7 @@ picked_room(const struct sal_model *m, int n, int rows, bool back)
 {
 	int64_t c = m->cfg.hidden_size;
 
-	return 8 * sal_tensor_room(SAL_F32, n) + sal_tensor_room(m->dtype, n * c) +
+	return 5 * sal_tensor_room(SAL_F32, n) + sal_tensor_room(m->dtype, n * c) +
 	    (back ? sal_tensor_room(SAL_F32, n * c) + sal_tensor_room(SAL_F32, rows * c) : 0);
 }
 
@@ -70,7 +70,7 @@ sal_eval_engine(struct sal_model *m, bool train, int longest, int budget, int ra
 
 struct picked { /* the rows of a batch that a head reads */
 	struct sal_arena *arena;
-	struct sal_tensor idx, h, target, out, lse, entropy, grad, dh, dh_all;
+	struct sal_tensor idx, h, target, out, entropy, grad, dh, dh_all;
 	int n;
 };
 
@@ -108,7 +108,6 @@ pick_rows(struct sal_engine *e, struct picked *p, const struct sal_seq *s, int n
 	p->target = sal_tensor_new(p->arena, SAL_I32, 1, p->n, 0, 0, 0);
 	p->h = sal_tensor_new(p->arena, m->dtype, 2, p->n, c, 0, 0);
 	p->out = sal_tensor_new(p->arena, SAL_F32, 1, p->n, 0, 0, 0);
-	p->lse = sal_tensor_new(p->arena, SAL_F32, 1, p->n, 0, 0, 0);
 	p->entropy = sal_tensor_new(p->arena, SAL_F32, 1, p->n, 0, 0, 0);
 	p->grad = sal_tensor_new(p->arena, SAL_F32, 1, p->n, 0, 0, 0);
 	if (back) {
@@ -168,7 +167,7 @@ run(struct sal_engine *e, const struct sal_adapter *a, struct sal_seq *s, int n,
 		return -1;
 	sal_gather(m->dev, p->h, sal_forward(e, a), p->idx);
 	if (what == SAL_EVAL_LOGPROB || what == SAL_EVAL_CHOICE)
-		sal_logprob_forward(m->dev, p->out, p->lse, entropy ? p->entropy : SAL_NONE, p->h, m->head, p->target, inv_t);
+		sal_logprob(m->dev, p->out, entropy ? p->entropy : SAL_NONE, back ? p->dh : SAL_NONE, p->h, m->head, p->target, inv_t);
 	else
 		sal_head_forward(m->dev, p->out, p->h, a->head_w->w, a->head_b ? a->head_b->w : SAL_NONE);
 	if (sal_dev_sync(m->dev) != 0)
@@ -309,11 +308,10 @@ sal_eval_grad(struct sal_engine *e, struct sal_adapter *a, struct sal_seq *s, in
 			loss(ctx, s + i, k);
 			move(s + i, k, what, host, 2);
 			sal_upload(m->dev, p.grad, host);
-			if (what == SAL_EVAL_LOGPROB)
-				sal_logprob_backward(m->dev, p.dh, p.grad, p.lse, p.h, m->head, p.target, inv_temperature);
-			else
+			if (what != SAL_EVAL_LOGPROB)
 				head_backward(e, a, &p, s + i, k, what);
-			sal_scatter(m->dev, p.dh_all, p.dh, p.idx);
+			/* of a log-probability dh is the gradient by itself, of a head's output that of the loss */
+			sal_scatter(m->dev, p.dh_all, p.dh, what == SAL_EVAL_LOGPROB ? p.grad : SAL_NONE, p.idx);
 			sal_backward(e, a, p.dh_all);
 			if (sal_dev_sync(m->dev) != 0)
 				rc = sal_err("%s", sal_dev_error(m->dev));

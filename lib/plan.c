@@ -104,7 +104,7 @@ seconds(const struct sal_plan *p, const struct sal_model *m, const struct sheet 
 	}
 	double passes = ceil(tokens / (p->micro_batch > p->length ? p->micro_batch : p->length)), moves = blocks ? passes * use / rate : 0;
 	double forward = tokens * (pass + (p->stage == SAL_STAGE_SCORE ? head : 0)) / flops + moves;
-	double train = tokens * ((strcmp(s->kept, "each layer's input") == 0 ? 3 : 2) * pass + 2 * lora + 3 * head) / flops + 3 * moves;
+	double train = tokens * ((strcmp(s->kept, "each layer's input") == 0 ? 3 : 2) * pass + 2 * lora + 2 * head) / flops + 3 * moves;
 	/* the policy's, the reference's and the critic's figures, then two epochs of both */
 	return p->stage == SAL_STAGE_SCORE ? forward : p->stage == SAL_STAGE_TRAIN ? train : 3 * forward + 2 * 2 * train;
 }

@@ -45,16 +45,20 @@ FN(sal_cpu_gather)(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x
 }
 
 void
-FN(sal_cpu_scatter)(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x, struct sal_tensor idx)
+FN(sal_cpu_scatter)(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x, struct sal_tensor g, struct sal_tensor idx)
 {
-	int64_t n = x.dim[0];
-	size_t row = (size_t)elements(x, 1) * width(x.dtype);
+	int64_t n = x.dim[0], c = x.dim[1];
 	const int32_t *to = idx.data;
+	const float *gi = g.ndim ? g.data : NULL;
 
 	FN(sal_cpu_zero)(dev, y);
-#pragma omp parallel for num_threads(dev->threads) if ((size_t)n * row > 65536)
-	for (int64_t i = 0; i < n; i++)
-		memcpy((char *)y.data + (size_t)to[i] * row, (const char *)x.data + (size_t)i * row, row);
+#pragma omp parallel for num_threads(dev->threads) if (n * c > 16384)
+	for (int64_t i = 0; i < n; i++) {
+		float *d = (float *)y.data + to[i] * c;
+		const float *s = (const float *)x.data + i * c;
+		for (int64_t j = 0; j < c; j++)
+			d[j] = gi ? gi[i] * s[j] : s[j];
+	}
 }
 
 void

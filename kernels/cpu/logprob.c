@@ -2,10 +2,9 @@
 /*
  * logprob.c - softmax over the vocabulary: log-probabilities, their gradient, sampling.
  *
- * The forward and backward passes make logits for ROWS rows by one chunk of
- * SAL_VOCAB_CHUNK columns at a time.  sal_sample() reads whole rows of logits,
- * through the same lse_update() over the same chunks, so that the two agree bit
- * for bit.
+ * Logits are made for ROWS rows by one chunk of SAL_VOCAB_CHUNK columns at a time; their exponentials take their place
+ * for the gradient.  sal_sample() reads whole rows of logits, through the same lse_update() over the same chunks, so that
+ * the two agree bit for bit.
  */
 #include <omp.h>
 #include <stdlib.h>
@@ -33,11 +32,15 @@ scaled(const float *z, int l, float scale)
 	return vf_load(t);
 }
 
-/* Take in the next n <= CHUNK logits, z times scale. */
-static void
-lse_update(struct lse *s, const float *z, int n, float scale)
+/*
+ * Take in the next n <= CHUNK logits, z times scale.  What exp(z - max) of earlier ones is to be multiplied with now is
+ * returned; of these it goes to p, where given: BF16 where half; p may be z.
+ */
+static float
+lse_update(struct lse *s, const float *z, int n, float scale, void *p, bool half)
 {
 	vf top = vf_set1(-1e30f), sum = vf_set1(0), zsum = vf_set1(0), low = vf_set1(-1000.0f);
+	float c = 0;
 
 	for (int j = 0; j < n; j += VL)
 		top = vf_max(top, scaled(z + j, n - j < VL ? n - j : VL, scale));
@@ -50,9 +53,12 @@ lse_update(struct lse *s, const float *z, int n, float scale)
 		vf e = vf_exp(d);
 		sum = vf_add(sum, e);
 		zsum = vf_fma(e, d, zsum);
+		if (p)
+			vf_store_any(p, half, j, e, vf_lanes(n - j));
 	}
 	if (s->sum > 0) {
-		float shift = s->max - max, c = expf(shift);
+		float shift = s->max - max;
+		c = expf(shift);
 		s->zsum = c * (s->zsum + s->sum * shift) + vf_sum(zsum);
 		s->sum = c * s->sum + vf_sum(sum);
 	} else {
@@ -60,6 +66,18 @@ lse_update(struct lse *s, const float *z, int n, float scale)
 		s->sum = vf_sum(sum);
 	}
 	s->max = max;
+	return c;
+}
+
+/* y = a y + b x */
+static void
+scale_row(float *y, int64_t n, float a, float b, const float *x)
+{
+	for (int64_t j = 0; j < n; j += VL) {
+		int l = vf_lanes(n - j);
+		vf s = vf_mul(vf_set1(a), vf_load_any(y, false, j, l));
+		vf_store_any(y, false, j, x ? vf_fma(vf_set1(b), vf_load_any(x, false, j, l), s) : s, l);
+	}
 }
 
 static float
@@ -110,17 +128,24 @@ check_targets(struct sal_dev *dev, const int32_t *target, int64_t n, int64_t v)
 	return 0;
 }
 
+/*
+ * With p = softmax(z), the gradient of the log-probability of token y is inv_temperature ((1 - p_y) W_y - sum of p_v W_v over
+ * all others v).  The sum runs along with the softmax, over exp(z - max) for the largest max so far, and is divided by the sum
+ * of those at the end.  The token itself stays out of it, so that nothing cancels where p_y is near 1.
+ */
 void
-FN(sal_cpu_logprob_forward)(struct sal_dev *dev, struct sal_tensor logprob, struct sal_tensor lse,
-    struct sal_tensor entropy, struct sal_tensor h, struct sal_weight w, struct sal_tensor target,
-    float inv_temperature)
+FN(sal_cpu_logprob)(struct sal_dev *dev, struct sal_tensor logprob, struct sal_tensor entropy, struct sal_tensor dh,
+    struct sal_tensor h, struct sal_weight w, struct sal_tensor target, float inv_temperature)
 {
-	int64_t rows = h.dim[0], most = min64(rows, ROWS);
+	int64_t rows = h.dim[0], most = min64(rows, ROWS), c = w.in;
+	int64_t panel = (w.dtype == SAL_BF16 ? (w.out + 1) / 2 * 2 : w.out) * SAL_NR;
+	bool back = dh.ndim != 0, half = w.dtype == SAL_BF16;
 	const int32_t *want = target.data;
-	float *lp = logprob.data, *out = lse.data, *ent = entropy.ndim ? entropy.data : NULL;
+	float *lp = logprob.data, *ent = entropy.ndim ? entropy.data : NULL, *grad = back ? dh.data : NULL;
 	float *z = sal_cpu_scratch(dev, SAL_SLOT_A, (size_t)(most * CHUNK) * 4);
+	float *wy = back ? sal_cpu_scratch(dev, SAL_SLOT_B, (size_t)(most * c) * 4) : NULL;
 
-	if (!z || check_targets(dev, want, rows, w.out))
+	if (!z || (back && !wy) || check_targets(dev, want, rows, w.out))
 		return;
 	for (int64_t i0 = 0; i0 < rows; i0 += ROWS) {
 		int64_t n = min64(ROWS, rows - i0);
@@ -133,79 +158,40 @@ FN(sal_cpu_logprob_forward)(struct sal_dev *dev, struct sal_tensor logprob, stru
 				return;
 #pragma omp parallel for num_threads(n > 1 ? dev->threads : 1)
 			for (int64_t i = 0; i < n; i++) {
+				float *zi = z + i * cn, zt, shrink;
 				int64_t t = want[i0 + i] - v0;
-				lse_update(&s[i], z + i * cn, (int)cn, inv_temperature);
-				if (t >= 0 && t < cn)
-					lp[i0 + i] = z[i * cn + t] * inv_temperature;
+				bool here = t >= 0 && t < cn;
+
+				zt = here ? zi[t] : 0;
+				shrink = lse_update(&s[i], zi, (int)cn, inv_temperature, back ? zi : NULL, half);
+				if (here)
+					lp[i0 + i] = zt * inv_temperature;
+				if (back && here)
+					memset((char *)zi + t * esize(w.dtype), 0, (size_t)esize(w.dtype));
+				if (back && v0 > 0 && shrink != 1)
+					scale_row(grad + (i0 + i) * c, c, shrink, 0, NULL);
 			}
+			if (!back)
+				continue;
+			/* CHUNK is even: a chunk starts on a pair of the packed matrix */
+			struct sal_gemm q = { .dtype = w.dtype, .ydtype = SAL_F32, .n = n, .out = c, .terms = 1,
+				.y = grad + i0 * c, .ldy = c, .scale = 1, .accumulate = v0 > 0 };
+			q.term[0] = (struct sal_term){ .x = z, .w = (const char *)w.bwd + v0 * SAL_NR * esize(w.dtype), .k = cn,
+				.ldx = half ? 2 * cn : cn, .panel = panel };
+			FN(sal_cpu_gemm)(dev, &q, 1);
 		}
 		for (int64_t i = 0; i < n; i++) {
-			out[i0 + i] = lse_value(&s[i]);
-			lp[i0 + i] = lp[i0 + i] - out[i0 + i];
+			lp[i0 + i] -= lse_value(&s[i]);
 			if (ent)
 				ent[i0 + i] = logf(s[i].sum) - s[i].zsum / s[i].sum;
 		}
-	}
-}
-
-void
-FN(sal_cpu_logprob_backward)(struct sal_dev *dev, struct sal_tensor dh, struct sal_tensor g, struct sal_tensor lse,
-    struct sal_tensor h, struct sal_weight w, struct sal_tensor target, float inv_temperature)
-{
-	int64_t rows = h.dim[0], most = min64(rows, ROWS);
-	int64_t panel = (w.dtype == SAL_BF16 ? (w.out + 1) / 2 * 2 : w.out) * SAL_NR;
-	const int32_t *want = target.data;
-	const float *gi = g.data, *li = lse.data;
-	float *z = sal_cpu_scratch(dev, SAL_SLOT_A, (size_t)(most * CHUNK) * 4);
-	char *dz = sal_cpu_scratch(dev, SAL_SLOT_B, (size_t)(most * CHUNK * esize(w.dtype)));
-
-	if (!z || !dz || check_targets(dev, want, rows, w.out))
-		return;
-	for (int64_t i0 = 0; i0 < rows; i0 += ROWS) {
-		int64_t n = min64(ROWS, rows - i0);
-		for (int64_t v0 = 0; v0 < w.out; v0 += CHUNK) {
-			int64_t cn = min64(CHUNK, w.out - v0);
-			chunk_logits(dev, z, h, w, i0, n, v0, cn);
-			if (dev->error[0])
-				return;
+		if (!back || dev->error[0])
+			continue;
+		FN(sal_cpu_embedding_forward)(dev, (struct sal_tensor){ .dtype = SAL_F32, .ndim = 2, .dim = { n, c }, .data = wy }, w,
+		    sal_tensor_rows(target, i0, n));
 #pragma omp parallel for num_threads(n > 1 ? dev->threads : 1)
-			for (int64_t i = 0; i < n; i++) {
-				float *zi = z + i * cn, scale = gi[i0 + i] * inv_temperature;
-				int64_t t = want[i0 + i] - v0;
-				vf l = vf_set1(li[i0 + i]), minus = vf_set1(-scale), inv = vf_set1(inv_temperature);
-
-				for (int64_t j = 0; j < cn; j += VL) {
-					int m = (int)min64(VL, cn - j);
-					vf a = m == VL ? vf_load(zi + j) : vf_load_n(zi + j, m);
-					a = vf_mul(minus, vf_exp(vf_sub(vf_mul(a, inv), l)));
-					if (m == VL)
-						vf_store(zi + j, a);
-					else
-						vf_store_n(zi + j, a, m);
-				}
-				if (t >= 0 && t < cn)
-					zi[t] += scale;
-				if (w.dtype == SAL_F32) {
-					memcpy((float *)(void *)dz + i * cn, zi, (size_t)cn * 4);
-					continue;
-				}
-				bf16 *d = (bf16 *)(void *)dz + i * cn;
-				for (int64_t j = 0; j < cn; j += VL) {
-					int m = (int)min64(VL, cn - j);
-					if (m == VL)
-						vf_store_bf16(d + j, vf_load(zi + j));
-					else
-						vf_store_bf16_n(d + j, vf_load_n(zi + j, m), m);
-				}
-			}
-			/* CHUNK is even: a chunk starts on a pair of the packed matrix */
-			struct sal_gemm q = { .dtype = w.dtype, .ydtype = SAL_F32, .n = n, .out = w.in, .terms = 1,
-				.y = (float *)dh.data + i0 * w.in, .ldy = w.in, .scale = 1, .accumulate = v0 > 0 };
-			q.term[0] = (struct sal_term){
-				.x = dz, .w = (const char *)w.bwd + v0 * SAL_NR * esize(w.dtype), .k = cn, .ldx = cn, .panel = panel,
-			};
-			FN(sal_cpu_gemm)(dev, &q, 1);
-		}
+		for (int64_t i = 0; i < n; i++)
+			scale_row(grad + (i0 + i) * c, c, -inv_temperature / s[i].sum, -inv_temperature * expm1f(lp[i0 + i]), wy + i * c);
 	}
 }
 
@@ -355,7 +341,7 @@ FN(sal_cpu_sample)(struct sal_dev *dev, struct sal_tensor token, struct sal_tens
 		struct lse s = { 0, 0, 0 };
 
 		for (int64_t v0 = 0; v0 < v; v0 += CHUNK)
-			lse_update(&s, z + v0, (int)min64(CHUNK, v - v0), inv);
+			lse_update(&s, z + v0, (int)min64(CHUNK, v - v0), inv, NULL, false);
 		if (greedy) {
 			for (int64_t j = 1; j < v; j++)
 				if (z[j] > z[id])

@@ -10,17 +10,20 @@
 
 #define SUMSQ 4096 /* elements of one partial sum: part of the contract */
 
-/* y row to[i] or i = x row i or from[i]; rows of c elements; one block a row */
+/* y row to[i] or i = x row i or from[i], times g[i] where given; rows of c elements; one block a row */
 template <class T>
 static __global__ void
-rows_kernel(T *y, const T *x, const int *to, const int *from, int64_t c)
+rows_kernel(T *y, const T *x, const float *g, const int *to, const int *from, int64_t c)
 {
 	int64_t i = blockIdx.x;
 	const T *src = x + (from ? (int64_t)from[i] : i) * c;
 	T *dst = y + (to ? (int64_t)to[i] : i) * c;
 
 	for (int64_t j = threadIdx.x; j < c; j += blockDim.x)
-		dst[j] = src[j];
+		if (g)
+			put(dst, j, g[i] * get(src, j));
+		else
+			dst[j] = src[j];
 }
 
 extern "C" void
@@ -29,18 +32,18 @@ sal_cuda_gather(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x, s
 	struct cuda_priv *p = sal_cuda_here(dev);
 
 	BY_TYPE(y.dtype, T, LAUNCH(rows_kernel<T>, (unsigned)y.dim[0], 128, 0, p->stream, (T *)y.data, (const T *)x.data,
-	    (const int *)NULL, (const int *)idx.data, y.dim[1]));
+	    (const float *)NULL, (const int *)NULL, (const int *)idx.data, y.dim[1]));
 	sal_cuda_note(dev, "gather", cudaGetLastError());
 }
 
 extern "C" void
-sal_cuda_scatter(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x, struct sal_tensor idx)
+sal_cuda_scatter(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x, struct sal_tensor g, struct sal_tensor idx)
 {
 	struct cuda_priv *p = sal_cuda_here(dev);
 
 	sal_cuda_zero(dev, y);
 	LAUNCH(rows_kernel<float>, (unsigned)x.dim[0], 128, 0, p->stream, (float *)y.data, (const float *)x.data,
-	    (const int *)idx.data, (const int *)NULL, x.dim[1]);
+	    g.ndim ? (const float *)g.data : (const float *)NULL, (const int *)idx.data, (const int *)NULL, x.dim[1]);
 	sal_cuda_note(dev, "scatter", cudaGetLastError());
 }
 

@@ -2,9 +2,8 @@
 /*
  * logprob.cu - softmax over the vocabulary: log-probabilities, their gradient, sampling.
  *
- * The forward and backward passes make logits for ROWS rows by SLICE columns at
- * a time; a softmax goes over them by chunks of SAL_VOCAB_CHUNK, from 0.
- * sampling reads whole rows through the same lse_update().
+ * Logits are made for ROWS rows by SLICE columns at a time; a softmax goes over
+ * them by chunks of SAL_VOCAB_CHUNK, from 0.  Sampling reads whole rows through the same lse_update().
  *
  * A draw works on weights exp(z - max) in fixed point, so that sums over the
  * vocabulary are exact in any order and integer atomics may make them.
@@ -65,8 +64,8 @@ lse_value(const struct lse *s)
  * last one the results.
  */
 static __global__ void __launch_bounds__(THREADS)
-lse_kernel(float *logprob, float *lse, float *entropy, float *state, const float *z, const int *target, int v0, int cn,
-    int vocab, float scale, int *fault)
+lse_kernel(float *logprob, float *entropy, float *state, const float *z, const int *target, int v0, int cn, int vocab,
+    float scale, int *fault)
 {
 	int64_t i = blockIdx.x;
 	int t = target[i];
@@ -93,24 +92,42 @@ lse_kernel(float *logprob, float *lse, float *entropy, float *state, const float
 	state[i * 3 + 2] = s.zsum;
 	if (v0 + cn < vocab)
 		return;
-	lse[i] = lse_value(&s);
 	logprob[i] -= lse_value(&s);
 	if (entropy)
 		entropy[i] = logf(s.sum) - s.zsum / s.sum;
 }
 
-/* dz = g scale (one hot - exp(z scale - lse)) */
+/*
+ * The gradient, as cpu/logprob.c has it.  One block a row: exp(z - max) of a slice, 0 for the token itself, and the sum of
+ * those before, dh [n, c], brought to the largest max so far.
+ */
 template <class T>
-static __global__ void
-dlogits_kernel(T *dz, const float *z, const float *g, const float *lse, const int *target, int v0, int cn, int64_t n,
+static __global__ void __launch_bounds__(THREADS)
+weights_kernel(T *e, float *dh, float *top, const float *state, const float *z, const int *target, int v0, int cn, int64_t c,
     float scale)
 {
-	for EACH(i, n) {
-		int64_t row = i / cn;
-		float a = g[row] * scale, d = -a * expf(z[i] * scale - lse[row]);
+	int64_t i = blockIdx.x;
+	float max = state[i * 3], shrink = v0 > 0 ? expf(top[i] - max) : 1;
 
-		put(dz, i, target[row] == v0 + i % cn ? d + a : d);
-	}
+	for (int j = threadIdx.x; j < cn; j += THREADS)
+		put(e, i * cn + j, target[i] == v0 + j ? 0 : expf(z[i * cn + j] * scale - max));
+	for (int64_t j = threadIdx.x; shrink != 1 && j < c; j += THREADS)
+		dh[i * c + j] *= shrink;
+	__syncthreads(); /* top is read by all */
+	if (threadIdx.x == 0)
+		top[i] = max;
+}
+
+/* dh = scale ((1 - p) w_y - dh / sum) */
+template <class T>
+static __global__ void __launch_bounds__(THREADS)
+unit_kernel(float *dh, const float *logprob, const float *state, const T *w, const int *target, int vocab, int64_t c, float scale)
+{
+	int64_t i = blockIdx.x, t = target[i] < 0 || target[i] >= vocab ? 0 : target[i]; /* a fault is kept by now */
+	float a = -scale / state[i * 3 + 1], b = -scale * expm1f(logprob[i]);
+
+	for (int64_t j = threadIdx.x; j < c; j += THREADS)
+		dh[i * c + j] = fmaf(b, get(w, t * c + j), a * dh[i * c + j]);
 }
 
 static char *
@@ -143,65 +160,54 @@ slice_logits(struct sal_dev *dev, float *z, struct sal_tensor h, struct sal_weig
 }
 
 extern "C" void
-sal_cuda_logprob_forward(struct sal_dev *dev, struct sal_tensor logprob, struct sal_tensor lse, struct sal_tensor entropy,
+sal_cuda_logprob(struct sal_dev *dev, struct sal_tensor logprob, struct sal_tensor entropy, struct sal_tensor dh,
     struct sal_tensor h, struct sal_weight w, struct sal_tensor target, float inv_temperature)
 {
 	struct cuda_priv *p = sal_cuda_here(dev);
 	int64_t rows = h.dim[0], most = sal_cuda_least(rows, ROWS);
+	bool back = dh.ndim != 0;
 	float *z = (float *)sal_cuda_scratch(dev, SAL_SLOT_A, sal_cuda_logits_bytes(rows, w.out));
+	void *e = back ? sal_cuda_scratch(dev, SAL_SLOT_B, sal_cuda_dlogits_bytes(w.dtype, rows, w.out)) : NULL;
 
-	for (int64_t i0 = 0; z && i0 < rows; i0 += ROWS) {
-		float *state = z + most * sal_cuda_least(SLICE, w.out);
+	for (int64_t i0 = 0; z && (e || !back) && i0 < rows; i0 += ROWS) {
+		float *state = z + most * sal_cuda_least(SLICE, w.out), *top = state + most * 3;
 		int64_t n = sal_cuda_least(ROWS, rows - i0);
-
-		for (int64_t v0 = 0; v0 < w.out; v0 += SLICE) {
-			int64_t cn = sal_cuda_least(SLICE, w.out - v0);
-
-			slice_logits(dev, z, h, w, i0, n, v0, cn);
-			LAUNCH(lse_kernel, (unsigned)n, THREADS, 0, p->stream, (float *)logprob.data + i0, (float *)lse.data + i0,
-			    entropy.ndim ? (float *)entropy.data + i0 : (float *)NULL, state, z, (const int *)target.data + i0,
-			    (int)v0, (int)cn, (int)w.out, inv_temperature, p->fault);
-			sal_cuda_note(dev, "logprob_forward", cudaGetLastError());
-		}
-	}
-}
-
-extern "C" void
-sal_cuda_logprob_backward(struct sal_dev *dev, struct sal_tensor dh, struct sal_tensor g, struct sal_tensor lse,
-    struct sal_tensor h, struct sal_weight w, struct sal_tensor target, float inv_temperature)
-{
-	struct cuda_priv *p = sal_cuda_here(dev);
-	int64_t rows = h.dim[0];
-	float *z = (float *)sal_cuda_scratch(dev, SAL_SLOT_A, sal_cuda_logits_bytes(rows, w.out));
-	void *dz = sal_cuda_scratch(dev, SAL_SLOT_B, sal_cuda_dlogits_bytes(w.dtype, rows, w.out));
-
-	for (int64_t i0 = 0; z && dz && i0 < rows; i0 += ROWS) {
-		int64_t n = sal_cuda_least(ROWS, rows - i0);
+		float *lp = (float *)logprob.data + i0, *grad = back ? (float *)dh.data + i0 * w.in : NULL;
+		const int *want = (const int *)target.data + i0;
 
 		for (int64_t v0 = 0; v0 < w.out; v0 += SLICE) {
 			int64_t cn = sal_cuda_least(SLICE, w.out - v0);
 			struct cuda_gemm q = {};
 
 			slice_logits(dev, z, h, w, i0, n, v0, cn);
-			BY_TYPE(w.dtype, T, LAUNCH(dlogits_kernel<T>, sal_cuda_blocks(n * cn), 256, 0, p->stream, (T *)dz, z,
-			    (const float *)g.data + i0, (const float *)lse.data + i0, (const int *)target.data + i0, (int)v0, (int)cn,
-			    n * cn, inv_temperature));
-			sal_cuda_note(dev, "logprob_backward", cudaGetLastError());
+			LAUNCH(lse_kernel, (unsigned)n, THREADS, 0, p->stream, lp, entropy.ndim ? (float *)entropy.data + i0 : (float *)NULL,
+			    state, z, want, (int)v0, (int)cn, (int)w.out, inv_temperature, p->fault);
+			sal_cuda_note(dev, "logprob", cudaGetLastError());
+			if (!back)
+				continue;
+			BY_TYPE(w.dtype, T, LAUNCH(weights_kernel<T>, (unsigned)n, THREADS, 0, p->stream, (T *)e, grad, top, state, z, want,
+			    (int)v0, (int)cn, w.in, inv_temperature));
+			sal_cuda_note(dev, "logprob", cudaGetLastError());
 			q.m = w.in;
 			q.n = n;
 			q.k = cn;
 			q.a = at(w.fwd, w.dtype, v0 * w.in);
 			q.lda = w.in;
-			q.b = dz;
+			q.b = e;
 			q.ldb = cn;
-			q.c = (float *)dh.data + i0 * w.in;
+			q.c = grad;
 			q.ldc = w.in;
 			q.dtype = w.dtype;
 			q.cdtype = SAL_F32;
 			q.alpha = 1;
 			q.beta = v0 > 0;
-			sal_cuda_gemm(dev, "logprob_backward", &q);
+			sal_cuda_gemm(dev, "logprob", &q);
 		}
+		if (!back)
+			continue;
+		BY_TYPE(w.dtype, T, LAUNCH(unit_kernel<T>, (unsigned)n, THREADS, 0, p->stream, grad, lp, state, (const T *)w.fwd, want,
+		    (int)w.out, w.in, inv_temperature));
+		sal_cuda_note(dev, "logprob", cudaGetLastError());
 	}
 }
 

@@ -49,11 +49,11 @@ sal_cuda_sum_bytes(int64_t rows, int64_t out)
 	return (size_t)(rows * out) * 4;
 }
 
-/* Logits of a slice, and three numbers a row. */
+/* Logits of a slice, and four numbers a row. */
 static inline size_t
 sal_cuda_logits_bytes(int64_t rows, int64_t vocab)
 {
-	return (size_t)(sal_cuda_least(rows, SAL_CUDA_ROWS) * (sal_cuda_least(vocab, SAL_CUDA_SLICE) + 3)) * 4;
+	return (size_t)(sal_cuda_least(rows, SAL_CUDA_ROWS) * (sal_cuda_least(vocab, SAL_CUDA_SLICE) + 4)) * 4;
 }
 
 static inline size_t

@@ -1206,7 +1206,7 @@ test_elements(void)
 	for (int t = 0; t < 2; t++) {
 		int N = 41, n = 13, C = 301;
 		int32_t idx[13];
-		double *x = vals(types[t], N * C, 1), *y = zeros(n * C), *z = zeros(N * C);
+		double *x = vals(types[t], N * C, 1), *y = zeros(n * C), *z = zeros(N * C), g[13];
 
 		begin("gather and scatter, %s", name_of(types[t]));
 		for (int i = 0; i < n; i++)
@@ -1220,8 +1220,16 @@ test_elements(void)
 		exact("gather", Y, y);
 		if (types[t] == SAL_F32) {
 			struct sal_tensor Z = out2(SAL_F32, NULL, N, C);
-			OP(sal_scatter(dev, Z, Y, I));
+			OP(sal_scatter(dev, Z, Y, SAL_NONE, I));
 			exact("scatter", Z, z);
+			for (int i = 0; i < n; i++) {
+				g[i] = ldexp(-1, i % 3 - 1); /* products are exact */
+				for (int j = 0; j < C; j++)
+					z[idx[i] * C + j] *= g[i];
+			}
+			struct sal_tensor G = IN1(SAL_F32, g, n), S = out2(SAL_F32, NULL, N, C);
+			OP(sal_scatter(dev, S, Y, G, I));
+			exact("scatter, scaled", S, z);
 		}
 		done();
 	}
@@ -1517,7 +1525,7 @@ test_attention_order(enum sal_dtype t)
 /* ---- the vocabulary ---------------------------------------------------------- */
 
 struct lp_ctx {
-	double *h, *w, *g, *lp, *lse, *ent, *mag, inv;
+	double *h, *w, *lp, *lse, *ent, *mag, inv;
 	int32_t *target;
 	int n, C, V;
 };
@@ -1526,9 +1534,12 @@ static double
 lp_loss(void *p)
 {
 	struct lp_ctx *c = p;
+	double sum = 0;
 
 	ref_logprob(c->lp, c->lse, c->ent, c->mag, c->h, c->w, c->target, c->inv, c->n, c->C, c->V);
-	return dot(c->lp, c->g, c->n);
+	for (int i = 0; i < c->n; i++)
+		sum += c->lp[i];
+	return sum;
 }
 
 static void
@@ -1549,7 +1560,6 @@ test_logprob(enum sal_dtype t)
 		begin("logprob %s, n %d C %d V %d at %g", name_of(t), n, C, V, c.inv);
 		c.h = vals(t, n * C, 1);
 		c.w = vals(t, V * C, 3 / sqrt(C));
-		c.g = vals(SAL_F32, n, 1);
 		c.lp = zeros(n);
 		c.lse = zeros(n);
 		c.ent = zeros(n);
@@ -1558,30 +1568,25 @@ test_logprob(enum sal_dtype t)
 		for (int j = 0; j < n; j++)
 			c.target[j] = j ? below(V) : V - 1;
 		struct sal_weight W = weight(t, c.w, V, C, true);
-		struct sal_tensor H = IN2(t, c.h, n, C), T = INT1(c.target, n), G = IN1(SAL_F32, c.g, n);
-		struct sal_tensor LP = out2(SAL_F32, NULL, n, 0), L = out2(SAL_F32, NULL, n, 0), E = out2(SAL_F32, NULL, n, 0);
-		struct sal_tensor lp1 = out2(SAL_F32, NULL, 1, 0), l1 = out2(SAL_F32, NULL, 1, 0);
-		OP(sal_logprob_forward(dev, LP, L, E, H, W, T, s[i].inv);
-		    sal_logprob_forward(dev, lp1, l1, SAL_NONE, sal_tensor_rows(H, n - 1, 1), W, sal_tensor_rows(T, n - 1, 1),
-		        s[i].inv));
+		struct sal_tensor H = IN2(t, c.h, n, C), T = INT1(c.target, n);
+		struct sal_tensor LP = out2(SAL_F32, NULL, n, 0), E = out2(SAL_F32, NULL, n, 0), DH = out2(SAL_F32, NULL, n, C);
+		struct sal_tensor lp1 = out2(SAL_F32, NULL, 1, 0), lp2 = out2(SAL_F32, NULL, 1, 0), dh1 = out2(SAL_F32, NULL, 1, C);
+		struct sal_tensor H1 = sal_tensor_rows(H, n - 1, 1), T1 = sal_tensor_rows(T, n - 1, 1);
+		OP(sal_logprob(dev, LP, E, DH, H, W, T, s[i].inv); sal_logprob(dev, lp1, SAL_NONE, SAL_NONE, H1, W, T1, s[i].inv);
+		    sal_logprob(dev, lp2, SAL_NONE, dh1, H1, W, T1, s[i].inv));
 		lp_loss(&c);
 		/* mag bounds a logit's terms; the sum of V exponentials keeps its relative error under the logarithm */
 		double k = chain(C) + chain(V), *em = zeros(n);
 		for (int j = 0; j < n; j++)
 			em[j] = c.mag[j] * (2 + c.ent[j] + fabs(c.lse[j]));
 		near("logprob", LP, c.lp, c.mag, 2 * k);
-		near("lse", L, c.lse, c.mag, k);
 		near("entropy", E, c.ent, em, k);
 		same_bits("logprob alone", lp1, sal_tensor_rows(LP, n - 1, 1));
-		same_bits("lse alone", l1, sal_tensor_rows(L, n - 1, 1));
+		same_bits("logprob beside a gradient", lp2, lp1);
 
 		double *dh = zeros(n * C), *mag = zeros(n * C), *abs = zeros(n * C);
-		struct sal_tensor DH = out2(SAL_F32, NULL, n, C), dh1 = out2(SAL_F32, NULL, 1, C);
-		OP(sal_logprob_backward(dev, DH, G, L, H, W, T, s[i].inv);
-		    sal_logprob_backward(dev, dh1, sal_tensor_rows(G, n - 1, 1), sal_tensor_rows(L, n - 1, 1),
-		        sal_tensor_rows(H, n - 1, 1), W, sal_tensor_rows(T, n - 1, 1), s[i].inv));
-		ref_logprob_backward(dh, mag, abs, c.g, get(L), c.h, c.w, c.target, c.inv, n, C, V);
-		for (int j = 0; j < n * C; j++) /* dlogits are rounded to act before they meet the matrix */
+		ref_logprob_grad(dh, mag, abs, c.lse, c.h, c.w, c.target, c.inv, n, C, V);
+		for (int j = 0; j < n * C; j++) /* probabilities are rounded to act before they meet the matrix */
 			mag[j] = k * mag[j] + (t == SAL_BF16 ? U16 * abs[j] : 0);
 		near("dh", DH, dh, mag, 1);
 		same_bits("dh alone", dh1, sal_tensor_rows(DH, n - 1, 1));
@@ -1606,18 +1611,18 @@ test_sample_logprob(enum sal_dtype t, enum sal_form form)
 		int n = s[i].n, C = s[i].C, V = s[i].V;
 		double *u = zeros(n);
 
-		begin("sample %s, matrix %s, n %d C %d V %d at %g: logprob is logprob_forward's", name_of(t), sal_form_name(form), n, C, V, s[i].temp);
+		begin("sample %s, matrix %s, n %d C %d V %d at %g: logprob is that of the trainer", name_of(t), sal_form_name(form), n, C, V, s[i].temp);
 		for (int j = 0; j < n; j++)
 			u[j] = (double)(float)(uniform() * 0.999);
 		struct sal_weight W = new_blocks(t, form, V, C, false);
 		struct sal_tensor S = IN2(SAL_F32, vals(t, V * C, 3 / sqrt(C)), V, C);
 		OP(sal_weight_pack(dev, W, 0, S, 1));
 		struct sal_tensor H = IN2(t, vals(t, n * C, 1), n, C), Z = out2(SAL_F32, NULL, n, V), U = IN1(SAL_F32, u, n);
-		struct sal_tensor tok = out2(SAL_I32, NULL, n, 0), lp = out2(SAL_F32, NULL, n, 0), L = out2(SAL_F32, NULL, n, 0);
+		struct sal_tensor tok = out2(SAL_I32, NULL, n, 0), lp = out2(SAL_F32, NULL, n, 0);
 		struct sal_tensor lp2 = out2(SAL_F32, NULL, n, 0);
 		OP(sal_linear_forward(dev, Z, H, W, SAL_NONE, SAL_NONE, NULL, false);
 		    sal_sample(dev, tok, lp, Z, U, s[i].temp, 3, 0.9f, 0);
-		    sal_logprob_forward(dev, lp2, L, SAL_NONE, H, W, tok, s[i].temp > 0 ? 1 / s[i].temp : 1));
+		    sal_logprob(dev, lp2, SAL_NONE, SAL_NONE, H, W, tok, s[i].temp > 0 ? 1 / s[i].temp : 1));
 		same_bits("logprob", lp, lp2);
 		done();
 	}
@@ -1754,13 +1759,13 @@ test_failure(const char *device)
 		struct sal_arena *a = sal_arena_new(d, 4096);
 		struct sal_weight w = sal_weight_new(a, SAL_F32, SAL_PLAIN, 4, 2, false);
 		struct sal_tensor ids = sal_tensor_new(a, SAL_I32, 1, 2, 0, 0, 0), y = sal_tensor_new(a, SAL_F32, 2, 2, 2, 0, 0);
-		struct sal_tensor l = sal_tensor_new(a, SAL_F32, 1, 2, 0, 0, 0), lse = sal_tensor_new(a, SAL_F32, 1, 2, 0, 0, 0);
+		struct sal_tensor l = sal_tensor_new(a, SAL_F32, 1, 2, 0, 0, 0);
 
 		sal_upload(d, ids, i ? (int32_t[]){ 3, 4 } : (int32_t[]){ -1, 0 }); /* 4: one past the last */
 		sal_upload(d, y, (float[4]){ 0 });
 		sal_weight_pack(d, w, 0, sal_tensor_view(sal_tensor_new(a, SAL_F32, 1, 8, 0, 0, 0), 2, 4, 2, 0, 0), 1);
 		if (i == 1)
-			sal_logprob_forward(d, l, lse, SAL_NONE, y, w, ids, 1);
+			sal_logprob(d, l, SAL_NONE, SAL_NONE, y, w, ids, 1);
 		else
 			sal_embedding_forward(d, y, w, ids);
 		if (sal_dev_sync(d) != -1 || !strstr(sal_dev_error(d), i == 1 ? "target" : "id"))

@@ -303,8 +303,8 @@ ref_logprob(double *logprob, double *lse, double *entropy, double *mag, const do
 }
 
 void
-ref_logprob_backward(double *dh, double *mag, double *abs, const double *g, const double *lse, const double *h,
-    const double *w, const int32_t *target, double inv, int n, int C, int V)
+ref_logprob_grad(double *dh, double *mag, double *abs, const double *lse, const double *h, const double *w,
+    const int32_t *target, double inv, int n, int C, int V)
 {
 	double *z = room(V);
 
@@ -315,10 +315,10 @@ ref_logprob_backward(double *dh, double *mag, double *abs, const double *g, cons
 		for (int v = 0; v < V; v++) {
 			double p = exp(z[v] - lse[i]), one = v == target[i];
 			for (int c = 0; c < C; c++) {
-				double t = g[i] * inv * (one - p) * w[v * C + c];
+				double t = inv * (one - p) * w[v * C + c];
 				dh[i * C + c] += t;
 				abs[i * C + c] += fabs(t);
-				mag[i * C + c] += fabs(g[i] * inv * w[v * C + c]) * (one + p * f);
+				mag[i * C + c] += fabs(inv * w[v * C + c]) * (one + p * f);
 			}
 		}
 	}

@@ -45,9 +45,9 @@ void ref_swiglu_backward(double *dgate, double *dup, const double *dy, const dou
 /* mag [n]: 1 + the largest sum of |h w| inv over the vocabulary */
 void ref_logprob(double *logprob, double *lse, double *entropy, double *mag, const double *h, const double *w,
     const int32_t *target, double inv, int n, int C, int V);
-/* abs: sum over v of |dlogit w| */
-void ref_logprob_backward(double *dh, double *mag, double *abs, const double *g, const double *lse, const double *h,
-    const double *w, const int32_t *target, double inv, int n, int C, int V);
+/* dh [n, C]: of each log-probability by its own row of h.  abs: sum over v of |dlogit w| */
+void ref_logprob_grad(double *dh, double *mag, double *abs, const double *lse, const double *h, const double *w,
+    const int32_t *target, double inv, int n, int C, int V);
 
 /*
  * The token.  *margin: how far, relative to 1, the nearest decision (a boundary

@@ -781,10 +781,46 @@ FN(sal_cpu_linear_backward)(struct sal_dev *dev, struct sal_tensor dx, struct sa
 	FN(sal_cpu_gemm)(dev, &q, 1);
 }
 
+/* linear_grad(): rows of a tile, vectors of its columns, and of how many t the wide operand stays in the nearest cache. */
+#define OUTER_M 4
+#if defined(__AVX512F__)
+#define OUTER_P 6
+#elif defined(__AVX2__)
+#define OUTER_P 2
+#else
+#define OUTER_P 1
+#endif
+#define OUTER_COLS (OUTER_P * VL)
+#define OUTER_LEN 128
+
 /*
- * The same product with t in the place of k: the narrower operand, transposed, serves as the rows, the wider one, cut into
- * panels of NR columns, as the packed matrix; both in F32.  Where that gives the transpose of dw it is turned at the end.
+ * sums [OUTER_M][P * VL], from 0 where first, += rows[t][m] wide[t][c], t = 0 .. len-1; lanes: columns of the last vector;
+ * next: a line of what comes after, fetched meanwhile.
  */
+INLINE void
+outer(int P, bool half, bool first, float *sums, const float *rows, int64_t ldr, const void *wide, int64_t ldw, int64_t len,
+    int lanes, const char *next)
+{
+	vf acc[OUTER_M * OUTER_P];
+
+	UNROLL for (int i = 0; i < OUTER_M * P; i++)
+		acc[i] = first ? vf_set1(0) : vf_load(sums + i * VL);
+	for (int64_t t = 0; t < len; t++, next += ldw * (half ? 2 : 4)) {
+		vf b[OUTER_P];
+		__builtin_prefetch(next);
+		UNROLL for (int p = 0; p < P; p++)
+			b[p] = vf_load_any(wide, half, t * ldw + p * VL, P == 1 ? lanes : VL);
+		UNROLL for (int m = 0; m < OUTER_M; m++) {
+			vf a = vf_set1(rows[t * ldr + m]);
+			UNROLL for (int p = 0; p < P; p++)
+				acc[m * P + p] = vf_fma(a, b[p], acc[m * P + p]);
+		}
+	}
+	UNROLL for (int i = 0; i < OUTER_M * P; i++)
+		vf_store(sums + i * VL, acc[i]);
+}
+
+/* The narrower operand, as floats, serves as the rows of tiles; the wider one is read where it stands. */
 void
 FN(sal_cpu_linear_grad)(struct sal_dev *dev, struct sal_tensor dw, struct sal_tensor dy, struct sal_tensor x,
     float scale, bool accumulate)
@@ -792,40 +828,48 @@ FN(sal_cpu_linear_grad)(struct sal_dev *dev, struct sal_tensor dw, struct sal_te
 	int64_t len = dy.dim[0], out = dw.dim[0], in = dw.dim[1];
 	bool turned = out > in;
 	struct sal_tensor rows = turned ? x : dy, wide = turned ? dy : x;
-	int64_t n = turned ? in : out, w = turned ? out : in, panels = ceil_div(w, NR);
-	int64_t ld = ceil_div(len, 16) * 16 + 16, tasks = ceil_div(n, NR) + panels;
+	bool half = wide.dtype == SAL_BF16;
+	int64_t n = turned ? in : out, w = turned ? out : in, ld = ceil_div(n, OUTER_M) * OUTER_M, esize = half ? 2 : 4;
+	int64_t down = turned ? 1 : w, right = turned ? n : 1; /* from a sum to the next in dw */
 	int threads = len * out * in < SMALL_WORK ? 1 : dev->threads;
-	float *rt = sal_cpu_scratch(dev, SAL_SLOT_A, (size_t)(n * ld + (turned ? n * w : 0)) * 4);
-	float *wp = sal_cpu_scratch(dev, SAL_SLOT_B, (size_t)(panels * len * NR) * 4);
+	float *r = sal_cpu_scratch(dev, SAL_SLOT_A, (size_t)(ceil_div(len, 16) * 16 * ld + threads * ld * OUTER_COLS) * 4);
 
-	if (!rt || !wp)
+	if (!r)
 		return;
+	for (int64_t t = 0; t < len; t++) {
+		expand(r + t * ld, (const char *)rows.data + t * n * (rows.dtype == SAL_BF16 ? 2 : 4), rows.dtype, n);
+		memset(r + t * ld + n, 0, (size_t)(ld - n) * 4);
+	}
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-	for (int64_t b = 0; b < tasks; b++) {
-		const struct sal_tensor *s = b < panels ? &wide : &rows;
-		int64_t cols = b < panels ? w : n, c0 = (b < panels ? b : b - panels) * NR, m = min64(NR, cols - c0);
-		float t16[NR] = { 0 };
+	for (int64_t b = 0; b < ceil_div(w, OUTER_COLS); b++) {
+		float *sums = r + ceil_div(len, 16) * 16 * ld + omp_get_thread_num() * ld * OUTER_COLS; /* [n][step], for one c after the other */
+		int64_t c0 = b * OUTER_COLS, c1 = min64(c0 + OUTER_COLS, w), step = c1 - c0 == OUTER_COLS ? OUTER_COLS : VL;
 
-		for (int64_t t = 0; t < len; t++) {
-			float *d = b < panels ? wp + (b * len + t) * NR : t16;
-			expand(d, (const char *)s->data + (t * cols + c0) * (s->dtype == SAL_BF16 ? 2 : 4), s->dtype, m);
-			for (int64_t j = m; j < NR; j++)
-				d[j] = 0;
-			for (int64_t j = 0; j < m && b >= panels; j++)
-				rt[(c0 + j) * ld + t] = t16[j];
+		for (int64_t c = c0; c < c1; c += step) {
+			int64_t cols = min64(step, c1 - c);
+
+			for (int64_t t = 0; t < len; t += OUTER_LEN)
+				for (int64_t i = 0; i < n; i += OUTER_M) {
+					const char *from = (const char *)wide.data + (t * w + c) * esize;
+					const char *next = from + OUTER_LEN * w * esize + i / OUTER_M * LINE;
+					const float *ri = r + t * ld + i;
+					float *si = sums + i * step;
+					int64_t m = min64(OUTER_LEN, len - t);
+
+					if (step == OUTER_COLS && half)
+						outer(OUTER_P, true, t == 0, si, ri, ld, from, w, m, VL, next);
+					else if (step == OUTER_COLS)
+						outer(OUTER_P, false, t == 0, si, ri, ld, from, w, m, VL, next);
+					else
+						outer(1, half, t == 0, si, ri, ld, from, w, m, (int)cols, next);
+				}
+			for (int64_t i = 0; i < n; i++)
+				for (int64_t j = 0; j < cols; j++) {
+					float *d = (float *)dw.data + i * down + (c + j) * right, s = scale * sums[i * step + j];
+					*d = accumulate ? s + *d : s;
+				}
 		}
 	}
-	float *sum = turned ? rt + n * ld : dw.data, *to = dw.data;
-	struct sal_gemm q = { .dtype = SAL_F32, .ydtype = SAL_F32, .n = n, .out = w, .terms = 1, .y = sum,
-		.ldy = w, .scale = scale, .accumulate = accumulate && !turned };
-	q.term[0] = (struct sal_term){ .x = rt, .w = wp, .k = len, .ldx = ld };
-	FN(sal_cpu_gemm)(dev, &q, 1);
-	if (!turned)
-		return;
-#pragma omp parallel for num_threads(threads)
-	for (int64_t i = 0; i < w; i++)
-		for (int64_t j = 0; j < n; j++)
-			to[i * n + j] = accumulate ? sum[j * w + i] + to[i * n + j] : sum[j * w + i];
 }
 
 void

@@ -4,7 +4,7 @@
 WORK      ?= runs/steer
 BASE      ?= runs/demo
 RUNS      ?= Concise Concise-negated Poetic# a principle of $(P), or its negation
-PPO_STEPS ?= 12
+PPO_STEPS ?= 8
 N_PPO     ?= 64
 MINIBATCH ?= 32
 BEST      ?= 16            # answers to choose from

@@ -17,16 +17,16 @@ struct merge {
 static const struct sal_lora *
 lora_of(const struct merge *g, const char *name)
 {
-	char full[200];
+	static const char front[] = "base_model.model.", end[] = "weight"; /* front STEM lora_A.end belongs to STEM end */
+	size_t n = strlen(name), nf = sizeof front - 1, ne = sizeof end - 1;
 
+	if (n < ne || strcmp(name + n - ne, end) != 0)
+		return NULL;
+	n -= ne;
 	for (int k = 0; g->a && k < g->m->cfg.num_layers * SAL_N_PROJ; k++) {
 		const struct sal_lora *t = &g->a->lora[k];
-		size_t n;
-		if (t->r == 0)
-			continue;
-		snprintf(full, sizeof full, "base_model.model.%s", name);
-		n = strlen(full) - strlen("weight");
-		if (strncmp(t->pa->name, full, n) == 0 && strcmp(t->pa->name + n, "lora_A.weight") == 0)
+		const char *s = t->r ? t->pa->name : "";
+		if (strncmp(s, front, nf) == 0 && strncmp(s + nf, name, n) == 0 && strcmp(s + nf + n, "lora_A.weight") == 0)
 			return t;
 	}
 	return NULL;

@@ -20,3 +20,14 @@ adapter() { # a reward adapter of the tiny model at $1, trained for one update
 	printf '{"chosen_tokens":[1,2,3,4],"rejected_tokens":[5,6,7]}\n{"chosen_tokens":[9,8],"rejected_tokens":[7,7,7,1]}\n' |
 		sal-rmtrain -q -m "$M" -o "$1" --lora-r 4 --learning-rate 1e-2 --schedule constant --warmup-steps 0 > /dev/null
 }
+# Files by hand.
+le() { # WIDTH NUMBER...: little-endian bytes
+	local w=$1 n i
+	shift
+	for n; do for ((i = 0; i < w; i++)); do printf '%b' "\\x$(printf %02x $((n >> 8 * i & 255)))"; done; done
+}
+str() { le 8 ${#1}; printf %s "$1"; }
+# NAME HEADER [BYTES]: a safetensors file
+tensors() { { le 8 ${#2}; printf '%s' "$2"; head -c "${3:-0}" /dev/zero; } > "$1"; }
+# KEYS TENSORS: the beginning of a GGUF file
+gguf() { printf GGUF; le 4 3; le 8 "$2" "$1"; }

@@ -12,16 +12,6 @@ said() { # TEXT of the one line; no output
 }
 score() { run bash -c "echo '$R' | timeout 20 sal-score -q -m '$T/m' $* 2> '$T/err'"; }
 json() { jq -c "$2" "$M/$1" > "$T/m/$1"; } # FILE FILTER: a member of the model, changed
-le() { # WIDTH NUMBER...: little-endian bytes
-	local w=$1 n i
-	shift
-	for n; do for ((i = 0; i < w; i++)); do printf '%b' "\\x$(printf %02x $((n >> 8 * i & 255)))"; done; done
-}
-str() { le 8 ${#1}; printf %s "$1"; }
-# NAME HEADER [BYTES]: a safetensors file
-tensors() { { le 8 ${#2}; printf '%s' "$2"; head -c "${3:-0}" /dev/zero; } > "$1"; }
-# KEYS TENSORS: the beginning of a GGUF file
-gguf() { printf GGUF; le 4 3; le 8 "$2" "$1"; }
 # TYPE-OF-TYPES WIDTH TYPE-OF-SCORES WIDTH: a GGUF file of a tokenizer with three tokens and no tensors
 tokens() {
 	gguf 4 0

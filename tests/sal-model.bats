@@ -120,3 +120,16 @@ plan() { sal-model plan -q --frozen 2 --batch 288 --ranks 48 --length 1280 "$@";
 	sal-model merge -q -m "$T/in/m" -o "$T/in/merged" > /dev/null
 	[ "$(ls "$T/in" | tr '\n' ' ')" = "a m merged " ]
 }
+
+@test "merge: a tensor beside a projection is not the projection" {
+	adapter "$T/a"
+	tiny "$T/m"
+	tensors "$T/m/more.safetensors" '{"model.layers.0.self_attn.q_proj.scales":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}' 4
+	n=$(od -An -tu8 -N8 "$M/model.safetensors")
+	head -c $((8 + n)) "$M/model.safetensors" | tail -c +9 | jq '{weight_map: (del(.__metadata__) | map_values("model.safetensors") +
+		{"model.layers.0.self_attn.q_proj.scales": "more.safetensors"})}' > "$T/m/model.safetensors.index.json"
+	mv "$T/m/model.safetensors" "$T/m/one.safetensors"
+	sed -i 's/"model.safetensors"/"one.safetensors"/' "$T/m/model.safetensors.index.json"
+	sal-model merge -q -m "$M" -a "$T/a" -o "$T/x" | jq .tensors > "$T/n"
+	sal-model merge -q -m "$T/m" -a "$T/a" -o "$T/y" | jq -e --argjson n "$(cat "$T/n")" '.tensors == $n + 1'
+}

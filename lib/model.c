@@ -552,7 +552,9 @@ static struct sal_weight
 mat(struct sal_model *m, struct sal_arena *a, size_t *room, enum sal_form form, int64_t o, int64_t i, bool tr)
 {
 	*room += sal_weight_room(m->layout, m->dtype, form, o, i, tr);
-	return a ? sal_weight_new(a, m->dtype, form, o, i, tr) : (struct sal_weight){ .out = o, .in = i };
+	if (!sal_layout_keeps(m->layout, form))
+		form = SAL_PLAIN;
+	return a ? sal_weight_new(a, m->dtype, form, o, i, tr) : (struct sal_weight){ .dtype = m->dtype, .form = form, .out = o, .in = i };
 }
 
 static void
@@ -583,6 +585,17 @@ reserve(struct sal_model *m, struct sal_arena *a, size_t *room, const struct loa
 		m->rope = sal_tensor_new(a, SAL_F32, 3, c->max_positions, 2, c->head_dim / 2, 0);
 	m->embed = mat(m, a, room, vocab, c->vocab_size, c->hidden_size, c->tied && (flags & SAL_MODEL_HEAD_GRAD));
 	m->head = c->tied ? m->embed : mat(m, a, room, vocab, c->vocab_size, c->hidden_size, flags & SAL_MODEL_HEAD_GRAD);
+}
+
+/* The shapes of all weights, and the bytes that they take. */
+static int
+measure(struct sal_model *m, size_t *room, const struct loader *ld, int flags)
+{
+	if ((m->layer = calloc((size_t)m->cfg.num_layers, sizeof *m->layer)) == NULL)
+		return sal_err("out of memory");
+	*room = 0;
+	reserve(m, NULL, room, ld, flags);
+	return 0;
 }
 
 /* Angles in float, as the reference computes them: inverse frequency, then position times it. */
@@ -669,14 +682,13 @@ load(struct sal_model *m, const struct sal_tensors *files, int flags)
 	struct loader ld = { .m = m, .files = files, .gguf = !sal_is_dir(m->path) };
 	const struct sal_config *c = &m->cfg;
 	struct sal_arena *stage = NULL;
-	size_t room = 0, widest = (size_t)(c->intermediate_size > c->hidden_size ? c->intermediate_size : c->hidden_size);
+	size_t room, widest = (size_t)(c->intermediate_size > c->hidden_size ? c->intermediate_size : c->hidden_size);
 	int rc = -1;
 
 	if ((size_t)c->num_heads * (size_t)c->head_dim > widest)
 		widest = (size_t)c->num_heads * (size_t)c->head_dim;
-	if ((m->layer = calloc((size_t)c->num_layers, sizeof *m->layer)) == NULL)
-		return sal_err("out of memory");
-	reserve(m, NULL, &room, &ld, flags);
+	if (measure(m, &room, &ld, flags) != 0)
+		return -1;
 	ld.check = true;
 	if (load_all(&ld) != 0)
 		return -1;
@@ -735,65 +747,48 @@ can_quantize(const struct sal_model *m, const char *device, int flags)
 	return 0;
 }
 
+/* The end of opening: m, or NULL if it failed. */
+static struct sal_model *
+opened(struct sal_model *m, struct sal_tensors *files, bool ok)
+{
+	sal_tensors_close(files);
+	if (ok)
+		return m;
+	sal_model_close(m);
+	return NULL;
+}
+
 struct sal_model *
 sal_model_open(const char *path, const struct sal_common *c, int flags)
 {
 	struct sal_model *m = new_model(path, c);
-	struct sal_tensors *files = NULL;
+	struct sal_tensors *files = m ? open_files(path, &m->cfg) : NULL;
 	char err[256];
-	bool ok = false;
 
-	if (m == NULL || (files = open_files(path, &m->cfg)) == NULL)
-		goto out;
+	if (files == NULL)
+		return opened(m, files, false);
 	if ((m->dev = sal_dev_open(c->device, c->threads, err, sizeof err)) == NULL) {
 		sal_err("%s", err);
-		goto out;
+		return opened(m, files, false);
 	}
 	m->layout = sal_dev_layout(m->dev);
-	ok = can_quantize(m, c->device, flags) == 0 && load(m, files, flags) == 0;
-out:
-	sal_tensors_close(files);
-	if (!ok) {
-		sal_model_close(m);
-		m = NULL;
-	}
-	return m;
+	return opened(m, files, can_quantize(m, c->device, flags) == 0 && load(m, files, flags) == 0);
 }
 
 struct sal_model *
 sal_model_sketch(const char *path, const struct sal_common *c, int flags, size_t *room)
 {
 	struct sal_model *m = new_model(path, c);
-	struct loader ld = { .m = m };
+	struct loader ld = { .m = m, .gguf = !sal_is_dir(path) && !is_json(path) };
 	struct sal_tensors *files = NULL;
-	bool ok = false;
 
-	if (m == NULL)
-		return NULL;
-	if ((m->layout = sal_layout(c->device)) == NULL) {
+	if (m && (m->layout = sal_layout(c->device)) == NULL)
 		sal_err("device '%s': not one of cpu, cuda, cuda:N", c->device);
-		goto out;
-	}
-	if (can_quantize(m, c->device, flags) != 0)
-		goto out;
-	ld.gguf = !sal_is_dir(path) && !is_json(path);
-	if (ld.gguf ? (files = open_files(path, &m->cfg)) == NULL : read_folder(path, &m->cfg) != 0)
-		goto out;
+	if (m == NULL || m->layout == NULL || can_quantize(m, c->device, flags) != 0 ||
+	    (ld.gguf ? (files = open_files(path, &m->cfg)) == NULL : read_folder(path, &m->cfg) != 0))
+		return opened(m, files, false);
 	ld.files = files;
-	if ((m->layer = calloc((size_t)m->cfg.num_layers, sizeof *m->layer)) == NULL) {
-		sal_err("out of memory");
-		goto out;
-	}
-	*room = 0;
-	reserve(m, NULL, room, &ld, flags);
-	ok = true;
-out:
-	sal_tensors_close(files);
-	if (!ok) {
-		sal_model_close(m);
-		m = NULL;
-	}
-	return m;
+	return opened(m, files, measure(m, room, &ld, flags) == 0);
 }
 
 void

@@ -35,6 +35,17 @@ sal_plan_bytes(const char *text, double *bytes)
 	return 0;
 }
 
+/* Is any projection kept in blocks, or in 8 bits? */
+static bool
+any_blocks(const struct sal_model *m)
+{
+	for (int l = 0; l < m->cfg.num_layers; l++)
+		for (int k = 0; k < SAL_N_PROJ; k++)
+			if (m->layer[l].w[k].form != SAL_PLAIN)
+				return true;
+	return false;
+}
+
 /* ---- memory -------------------------------------------------------------- */
 
 static void
@@ -56,7 +67,7 @@ add_engine(const struct sal_plan *p, struct sal_model *m, struct sheet *s)
 	int64_t q = (int64_t)c->num_heads * c->head_dim, widest = c->intermediate_size > c->hidden_size ? c->intermediate_size : c->hidden_size;
 	struct sal_work w = { .dtype = m->dtype, .widest = q > widest ? q : widest, .vocab = c->vocab_size, .hidden = c->hidden_size,
 		.heads = c->num_heads, .head_dim = c->head_dim, .pages = (p->length + SAL_KV_PAGE - 1) / SAL_KV_PAGE,
-		.blocks = p->c.quantize != SAL_QUANTIZE_NONE || m->layer[0].w[SAL_Q].form != SAL_PLAIN, .train = train };
+		.blocks = any_blocks(m), .train = train };
 
 	if (p->stage == SAL_STAGE_GENERATE) {
 		size_t kv, all = sal_decoder_bytes(m, s->batch, p->length, p->lora_r, &kv);
@@ -88,16 +99,19 @@ seconds(const struct sal_plan *p, const struct sal_model *m, const struct sheet 
 	const struct sal_config *c = &m->cfg;
 	double base = 0, head = 2.0 * c->vocab_size * c->hidden_size, lora = 0, tokens = (double)s->batch * p->length, wide = m->dtype == SAL_F32 ? 4 : 2;
 	double flops = p->tflops * 1e12, rate = p->bandwidth * 1e9, keys = 4.0 * c->num_layers * c->num_heads * c->head_dim * (p->length / 2.0);
-	bool blocks = m->layout == sal_layout("cuda") && (p->c.quantize != SAL_QUANTIZE_NONE || m->layer[0].w[SAL_Q].form != SAL_PLAIN);
-	double each = p->c.quantize == SAL_QUANTIZE_INT8 ? 1 + 4.0 / SAL_INT8_GROUP : wide; /* bytes of an element */
-	int64_t o, i;
+	bool blocks = m->layout == sal_layout("cuda") && any_blocks(m);
+	double use = 0, each = p->c.quantize == SAL_QUANTIZE_INT8 ? 1 + 4.0 / SAL_INT8_GROUP : wide; /* bytes of an element */
 
-	for (int k = 0; k < SAL_N_PROJ; k++) {
-		sal_proj_shape(c, k, &o, &i);
-		base += (double)c->num_layers * (double)o * (double)i;
-		lora += (double)c->num_layers * (double)p->lora_r * (double)(o + i);
-	}
-	double pass = 2 * (base + lora) + keys, use = base * (blocks ? 0.52 + 2 * wide : each); /* bytes: one use of all matrices */
+	for (int l = 0; l < c->num_layers; l++)
+		for (int k = 0; k < SAL_N_PROJ; k++) {
+			const struct sal_weight *w = &m->layer[l].w[k];
+			double n = (double)w->out * (double)w->in;
+			base += n;
+			lora += (double)p->lora_r * (double)(w->out + w->in);
+			/* bytes of one use: on a card blocks are read, decoded, and read again */
+			use += blocks && w->form != SAL_PLAIN ? (double)sal_form_bytes(w->form, w->out * w->in) + 2 * wide * n : each * n;
+		}
+	double pass = 2 * (base + lora) + keys;
 	if (p->stage == SAL_STAGE_GENERATE) { /* a pass for each token, all sequences together */
 		double cache = s->bytes[KV_CACHE] / 2, step = (use + head / 2 * each + cache) / rate, work = (pass + head) * s->batch / flops;
 		return p->length * (step > work ? step : work);

@@ -121,6 +121,43 @@ plan() { sal-model plan -q --frozen 2 --batch 288 --ranks 48 --length 1280 "$@";
 	[ "$(ls "$T/in" | tr '\n' ' ')" = "a m merged " ]
 }
 
+# A llama of one layer, 64 wide, of zeros; all seven projections of that type of element, of BYTES for 32, but down_proj: float
+one_layer() { # TYPE BYTES
+	local name n type bytes at=0
+	num() { str "llama.$1"; le 4 4 "$2"; }
+	gguf 8 11
+	str general.architecture; le 4 8; str llama
+	num embedding_length 64; num feed_forward_length 64; num block_count 1; num attention.head_count 2; num attention.head_count_kv 2; num context_length 64
+	str llama.attention.layer_norm_rms_epsilon; le 4 6 925353388
+	while read -r name n type bytes; do
+		str "$name"
+		if [ "$n" -eq 1 ]; then le 4 1; le 8 64; else le 4 2; le 8 64 "$n"; fi
+		le 4 "$type"; le 8 $at
+		at=$((at + 2 * n * bytes))
+	done <<-END
+		token_embd.weight 32 0 128
+		blk.0.attn_q.weight 64 $1 $2
+		blk.0.attn_k.weight 64 $1 $2
+		blk.0.attn_v.weight 64 $1 $2
+		blk.0.attn_output.weight 64 $1 $2
+		blk.0.ffn_gate.weight 64 $1 $2
+		blk.0.ffn_up.weight 64 $1 $2
+		blk.0.ffn_down.weight 64 0 128
+		blk.0.attn_norm.weight 1 0 128
+		blk.0.ffn_norm.weight 1 0 128
+		output_norm.weight 1 0 128
+	END
+	head -c $((at + 4096)) /dev/zero # and what aligns the first
+}
+@test "plan: blocks of a .gguf file are counted as the loader holds them" {
+	one_layer 0 128 > "$T/f32.gguf"
+	one_layer 8 34 > "$T/q8_0.gguf"
+	for f in f32 q8_0; do for d in cpu cuda; do sal-model plan -q -m "$T/$f.gguf" -d $d --stage score > "$T/$f.$d"; done; done
+	jq -es '.[0].weights == .[1].weights' "$T/f32.cpu" "$T/q8_0.cpu" # decoded when they are loaded
+	jq -es '.[0].weights - .[1].weights == 6 * 64 * (64 * 2 - 2 * 34)' "$T/f32.cuda" "$T/q8_0.cuda"
+	# decoded before each use, also if not all are
+	jq -es '.[0].workspace < .[1].workspace and .[0].seconds < .[1].seconds' "$T/f32.cuda" "$T/q8_0.cuda"
+}
 @test "merge: a tensor beside a projection is not the projection" {
 	adapter "$T/a"
 	tiny "$T/m"

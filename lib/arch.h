@@ -26,6 +26,7 @@ struct sal_engine {
 	struct sal_model *model;
 	enum sal_mode mode;
 	int max_rows, max_seqs, n_pages, seq_pages, rank; /* seq_pages: width of the page table */
+	int ready;                  /* pages from 0 on that were zeroed */
 	struct sal_arena *arena;
 	struct sal_bufs *layer;     /* one, or one per layer */
 	struct sal_tensor *x;       /* residual: one, or layers + 1 */
@@ -43,6 +44,11 @@ struct sal_engine *sal_engine_new(struct sal_model *m, enum sal_mode mode, int m
 size_t sal_engine_bytes(const struct sal_model *m, enum sal_mode mode, int max_rows, int max_seqs, int n_pages, int seq_pages, int rank);
 void sal_engine_free(struct sal_engine *e);
 
+/*
+ * Pages 0 .. n-1 may be used from now on; they are zeroed at their first use, so that what is never used is address space alone
+ * on a CPU.  For SAL_DECODE, whose caller chooses the pages, before a page is written for the first time.
+ */
+void sal_engine_pages(struct sal_engine *e, int n);
 void sal_batch_clear(struct sal_engine *e);
 /* Does a sequence of n rows fit beside what is there? (pages of its own; not for SAL_DECODE) */
 bool sal_batch_fits(const struct sal_engine *e, int n_rows, int n_seqs);

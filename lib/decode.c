@@ -153,6 +153,7 @@ page_take(struct sal_decoder *d)
 {
 	int32_t p = d->free_page[--d->n_free];
 
+	sal_engine_pages(d->e, p + 1);
 	d->refs[p] = 1;
 	return p;
 }

@@ -437,6 +437,7 @@ feed(struct sal_talk *t, const int32_t *id, int n)
 	int32_t last = n - 1;
 
 	sal_batch_clear(t->e);
+	sal_engine_pages(t->e, (at + n + SAL_KV_PAGE - 1) / SAL_KV_PAGE);
 	sal_batch_add_at(t->e, id, n, at, t->page, (at + n + SAL_KV_PAGE - 1) / SAL_KV_PAGE);
 	sal_upload(dev, t->idx, &last);
 	sal_gather(dev, t->h, sal_forward(t->e, t->r.a), t->idx);

@@ -81,3 +81,7 @@ gen() { sal-generate -q -m "$M" --max-tokens 12 --seed 3 "$@"; }
 	jq -c '{tokens: .response_tokens}' "$T/out" | sal-tokenize -q -m "$T/m" --decode | jq -rs 'map(.text)[]' > "$T/text"
 	printf 'Hello.\n\n### User\nHello\nNote\nA\n### Step\nThe end\n\n### User\n' | cmp - "$T/text"
 }
+@test "memory follows the keys that are stored, not those that the batch could have" {
+	prompts 1 | sal-generate -m "$M" -b 4096 --max-tokens 200 2> "$T/err" > /dev/null # pages for 4096 sequences: 210 MiB
+	[ "$(sed -n 's/.* \([0-9]*\) MiB peak.*/\1/p' "$T/err")" -lt 100 ]
+}

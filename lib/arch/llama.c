@@ -35,12 +35,17 @@ take_kv(struct reserve *r, const struct sal_engine *e)
 	for (int i = 0; i < 2; i++) {
 		struct sal_tensor *t = i ? &kv.v : &kv.k;
 		r->room += sal_tensor_room(e->model->dtype, (int64_t)e->n_pages * c->num_kv_heads * SAL_KV_PAGE * c->head_dim);
-		if (r->a) {
+		if (r->a)
 			*t = sal_tensor_new(r->a, e->model->dtype, 4, e->n_pages, c->num_kv_heads, SAL_KV_PAGE, c->head_dim);
-			sal_zero(e->model->dev, *t);
-		}
 	}
 	return kv;
+}
+
+/* Layers that have pages of their own. */
+static int
+pools(const struct sal_engine *e)
+{
+	return e->mode == SAL_TRAIN || e->mode == SAL_DECODE ? e->model->cfg.num_layers : 1;
 }
 
 static void
@@ -51,9 +56,9 @@ reserve(struct sal_engine *e, struct reserve *r, struct sal_bufs *layer, struct 
 	int64_t n = e->max_rows, h = c->hidden_size, f = c->intermediate_size, rank = e->rank > 0 ? e->rank : 1;
 	int64_t q = (int64_t)c->num_heads * c->head_dim, kv = (int64_t)c->num_kv_heads * c->head_dim;
 	bool train = e->mode == SAL_TRAIN || e->mode == SAL_TRAIN_LEAN;
-	int full = e->mode == SAL_TRAIN ? c->num_layers : 1, pools = e->mode == SAL_TRAIN || e->mode == SAL_DECODE ? c->num_layers : 1;
+	int full = e->mode == SAL_TRAIN ? c->num_layers : 1;
 
-	for (int l = 0; l < (full > pools ? full : pools); l++) {
+	for (int l = 0; l < pools(e); l++) { /* no fewer than full */
 		struct sal_bufs t, *b = layer ? &layer[l] : &t;
 		if (l < full) {
 			b->rrms1 = take(r, SAL_F32, n, 0);
@@ -74,8 +79,7 @@ reserve(struct sal_engine *e, struct reserve *r, struct sal_bufs *layer, struct 
 			for (int p = 0; p < SAL_N_PROJ; p++)
 				b->u[p] = take(r, dt, n * rank, 0);
 		}
-		if (l < pools)
-			b->kv = take_kv(r, e);
+		b->kv = take_kv(r, e);
 	}
 	for (int l = 0; l < (train ? c->num_layers + 1 : 1); l++) {
 		struct sal_tensor t = take(r, SAL_F32, n, h);
@@ -183,6 +187,16 @@ pages_for(int n)
 }
 
 void
+sal_engine_pages(struct sal_engine *e, int n)
+{
+	for (int l = 0; n > e->ready && l < pools(e); l++) {
+		sal_zero(e->model->dev, sal_tensor_rows(e->layer[l].kv.k, e->ready, n - e->ready));
+		sal_zero(e->model->dev, sal_tensor_rows(e->layer[l].kv.v, e->ready, n - e->ready));
+	}
+	e->ready = n > e->ready ? n : e->ready;
+}
+
+void
 sal_batch_clear(struct sal_engine *e)
 {
 	e->n_rows = e->n_seqs = e->next_page = 0;
@@ -222,6 +236,7 @@ sal_batch_add(struct sal_engine *e, const int32_t *ids, int n, int record, int s
 
 	for (int i = 0; i < np; i++)
 		page[i] = i < shared ? page[i - e->seq_pages] : e->next_page++;
+	sal_engine_pages(e, e->next_page);
 	sal_batch_add_at(e, ids + first, n - first, first, page, 0);
 	e->record[b] = record;
 }
@@ -351,7 +366,7 @@ bufs_of(struct sal_engine *e, int l)
 static struct sal_kv
 kv_of(struct sal_engine *e, int l)
 {
-	return e->layer[e->mode == SAL_TRAIN || e->mode == SAL_DECODE ? l : 0].kv;
+	return e->layer[pools(e) > 1 ? l : 0].kv;
 }
 
 struct sal_tensor

@@ -32,3 +32,12 @@ pairs() { for i in 1 2 3; do printf '{"id":"q%d","prompt":"hello","output_1":"th
 	refused 1
 	grep -q 'stdin:1: "prompt_tokens" take no system turn' "$T/err"
 }
+@test "a text longer than the context is a bad record" {
+	P
+	for j in compare contrast; do
+		{ pairs | head -n 1; printf '{"id":"long","prompt":"hello","output_1":"%0300d","output_2":"no"}\n' 7; } > "$T/in"
+		run bash -c "sal-synthpref -q -m '$M' -p '$T/p.json' --judge $j $([ $j = contrast ] || echo --template "$T/t.txt") --skip-bad --reject '$T/bad' < '$T/in' 2> '$T/err'"
+		[ "$status" -eq 0 ] && [ "${#lines[@]}" -eq 1 ] && [ ! -s "$T/err" ]
+		jq -es 'length == 1 and .[0].line == 2 and (.[0].error | test("a judge.s text of [0-9]* tokens is more than the context of 256"))' "$T/bad"
+	done
+}

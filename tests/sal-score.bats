@@ -69,10 +69,10 @@ load helper
 	[ "$(echo "$r" | score)" = "$(score < "$T/tokens")" ]
 }
 @test "int8: the file's figures but for a little, under a policy of its own; no card and no training tool has it" {
-	prompts 9 | sal-generate -q -m "$M" --tokens --max-tokens 20 --temperature 0.7 > "$T/none"
-	sal-score -q -m "$M" --quantize int8 --logprobs --temperature 0.7 < "$T/none" > "$T/int8"
+	prompts 100 | sal-generate -q -m "$M" --tokens --max-tokens 20 --temperature 0 > "$T/none"
+	sal-score -q -m "$M" --quantize int8 --logprobs < "$T/none" > "$T/int8"
 	jq -es --slurpfile a "$T/none" '($a | map(.logprobs) | flatten) as $x | (map(.logprobs) | flatten) as $y | [$x, $y] | transpose |
-		map(.[0] - .[1] | fabs) | (add / length) as $mean | $mean > 1e-4 and $mean < 0.1' "$T/int8"
+		map(.[0] - .[1] | fabs) | (add / length) as $mean | $mean > 1e-4 and $mean < 0.05' "$T/int8"
 	[ "$(prompts 1 | sal-generate -q -m "$M" --quantize int8 --tokens --max-tokens 1 | jq -r .policy)" != \
 		"$(prompts 1 | sal-generate -q -m "$M" --tokens --max-tokens 1 | jq -r .policy)" ]
 	run bash -c "sal-model plan -q -d cuda -m '$M' --quantize int8 2> '$T/err'"

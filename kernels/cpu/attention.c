@@ -104,9 +104,9 @@ unit_size(bool half)
 	return half && !PAIRS ? 2 : 4;
 }
 
-/* a + c x, c one unit and x a vector of them */
+/* The next link of a chain: a + c x, c one unit and x a vector of them */
 INLINE vf
-link(vf a, const float *c, const char *x, bool half)
+chain(vf a, const float *c, const char *x, bool half)
 {
 	if (!half)
 		return vf_fma(vf_set1(*c), vf_load((const float *)(const void *)x), a);
@@ -131,7 +131,7 @@ scores_n(float *s, const float *q, int64_t ldq, const char *k, int64_t n, int nq
 	for (int64_t d = 0; d < n; d++)
 		for (int i = 0; i < nq; i++)
 			for (int t = 0; t < NV; t++)
-				a[i][t] = link(a[i][t], q + i * ldq + d, k + (d * PAGE + t * VL) * unit_size(half), half);
+				a[i][t] = chain(a[i][t], q + i * ldq + d, k + (d * PAGE + t * VL) * unit_size(half), half);
 	for (int i = 0; i < nq; i++)
 		for (int t = 0; t < NV; t++)
 			vf_store(s + i * PAGE + t * VL, a[i][t]);
@@ -175,7 +175,7 @@ mix_n(float *y, int64_t ldy, const float *c, int64_t ci, int64_t cj, const char 
 	for (int64_t j = 0; j < n; j++)
 		for (int i = 0; i < ny; i++)
 			for (int t = 0; t < nx; t++)
-				a[i][t] = link(a[i][t], c + i * ci + j * cj, x + (j * ldx + t * VL) * unit_size(half), half);
+				a[i][t] = chain(a[i][t], c + i * ci + j * cj, x + (j * ldx + t * VL) * unit_size(half), half);
 	for (int i = 0; i < ny; i++)
 		for (int t = 0; t < nx; t++)
 			vf_store(y + i * ldy + t * VL, a[i][t]);
@@ -234,7 +234,6 @@ FN(sal_cpu_kv_store)(struct sal_dev *dev, struct sal_kv kv, struct sal_tensor k,
 
 			if (kv.k.dtype == SAL_BF16) {
 				bf16 *kb = (bf16 *)kv.k.data + block, *vb = (bf16 *)kv.v.data + block;
-
 				const bf16 *kr = (const bf16 *)k.data + o, *vr = (const bf16 *)v.data + o;
 
 				if (PAIRS)
@@ -585,7 +584,6 @@ backward_head(const struct job *a, int64_t b, int64_t hk, const struct grads *x,
 
 	for (int64_t j = 0; j * PAGE < T; j++) {
 		int64_t block = block_of(a, b, j, hk), k0 = j * PAGE, nk = T - k0 < PAGE ? T - k0 : PAGE, end = T;
-
 		const void *k = turn(a, block, kr, vt, kb, vb);
 
 		memset(dk, 0, (size_t)(2 * PAGE * Dp) * sizeof *dk);

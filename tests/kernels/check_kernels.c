@@ -1368,8 +1368,8 @@ attn_bound(struct attn *a, enum sal_dtype t, int keys)
 	/* a score is a chain over D, its error multiplies its probability; the output is a chain over keys */
 	double k = chain(a->r.D) + chain(keys);
 
-	/* p and ds may be rounded to BF16; signs are random, and 3 units of the terms' root are five sigmas */
-	a->r.terms = t == SAL_BF16 ? 3 * unit(t) / k : 0;
+	/* AVX-512 rounds p and ds to BF16; signs are random, and 3 units of the terms' root are five sigmas */
+	a->r.terms = t == SAL_BF16 && !strcmp(sal_dev_isa(dev), "avx512") ? 3 * unit(t) / k : 0;
 	return k;
 }
 

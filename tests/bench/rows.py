@@ -301,7 +301,7 @@ def judge(b):
         return rate(tokens, seconds, rss, note=f"counts the {tokens} tokens of all {len(rows)} texts, most of them computed once")
 
     def alone(records, note):
-        seconds, rss = tool(b, "sal-score", ["--logprobs"], records)
+        seconds, rss = tool(b, "sal-score", ["--logprobs", "-b", "1"], records)  # in a batch it would share what they begin with
         return rate(sum(map(len, few)), seconds, rss, note=f"{len(few)} of the {len(rows)} texts, nothing shared; {note}")
 
     return [Side("salmon", shared),

@@ -468,7 +468,8 @@ strips(const struct sal_gemm *q, struct rows *r, int64_t i0, int64_t n, int64_t 
 	const struct sal_term *first = &q->term[0];
 	bool near = q->int8 && few == 1 && steps == 1; /* one pass over one panel after the other: a stream */
 	tile_fn *const (*shapes)[MAX_P + 1] = q->int8 ? tiles8 : tiles;
-	int64_t bytes = first->panel * (q->int8 ? 1 : q->dtype == SAL_BF16 ? 2 : 4);
+	int64_t bytes = first->panel * (q->int8 ? 1 : q->dtype == SAL_BF16 ? 2 : 4), esize = q->ydtype == SAL_BF16 ? 2 : 4;
+	const char *out = q->y;
 
 	/* all rows over one strip of panels, then the next: the strip stays in the nearest caches */
 	for (int64_t p = p0, np; p < p1; p += np) {
@@ -506,6 +507,9 @@ strips(const struct sal_gemm *q, struct rows *r, int64_t i0, int64_t n, int64_t 
 				int wp = few;
 				while (wp > p + np - s || !shapes[m][wp])
 					wp /= 2;
+				for (int j = 0; j < m; j++) /* where the sums will go: from memory while they are made */
+					for (const char *y = out + (i0 + i + j) * q->ldy * esize + s * NR * esize, *end = y + wp * NR * esize; y < end; y += LINE)
+						__builtin_prefetch(y, 1);
 				shapes[m][wp](use, r, i, s - shift, sums);
 				for (int j = 0; j < m; j++)
 					for (int c = 0; c < wp; c++) {
@@ -541,6 +545,15 @@ claim(struct share *s, int64_t *n)
 		s->at += *n;
 	}
 	return at;
+}
+
+/* Is term t of both made of the same rows, and at the same place in a block's copy? */
+static bool
+same_rows(const struct sal_gemm *a, const struct sal_gemm *b, int t)
+{
+	const struct sal_term *s = &a->term[t], *o = &b->term[t];
+
+	return t < b->terms && a->int8 == b->int8 && s->x == o->x && s->ldx == o->ldx && s->k == o->k && (t == 0 || a->term[0].k == b->term[0].k);
 }
 
 void
@@ -612,7 +625,8 @@ FN(sal_cpu_gemm)(struct sal_dev *dev, const struct sal_gemm *gemm, int count)
 					r.x[t] = copy ? (const void *)(buf + to) : (const char *)s->x + i0 * s->ldx * esize;
 					r.ldx[t] = groups ? ld * 4 : copy ? ld : s->ldx;
 					r.esize[t] = copy ? 4 : (int)esize;
-					for (int64_t k = 0; copy && k < rows && have != b * count + i; k++) {
+					bool here = have >= 0 && have / count == b && same_rows(&q[i], &q[have % count], t);
+					for (int64_t k = 0; copy && k < rows && !here; k++) {
 						const char *x = (const char *)s->x + (i0 + k) * s->ldx * esize;
 						if (groups)
 							int8_row((void *)(buf + k * ld + to), x, esize == 2, s->k);

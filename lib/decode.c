@@ -50,6 +50,13 @@ pages_for(int n)
 	return (n + SAL_KV_PAGE - 1) / SAL_KV_PAGE;
 }
 
+/* Pages of a sample that ends by length. */
+static int
+worst_pages(const struct sal_job *j, int longest, int max_tokens)
+{
+	return pages_for(j->n + max_tokens < longest ? j->n + max_tokens : longest);
+}
+
 /* Prompts are computed in rows of their own beside those that decode; one sequence more has pages than there are slots. */
 static size_t
 engine_bytes(const struct sal_model *m, int slots, int longest, int rank, int pages)
@@ -73,11 +80,30 @@ sal_decoder_bytes(const struct sal_model *m, int slots, int longest, int rank, s
 	return all + logits_room(m, slots);
 }
 
+/* Those of the largest samples that fill the slots, and of the sequence that is kept. */
+int
+sal_decoder_pages(const struct sal_job *job, int n, int slots, int longest, int max_tokens)
+{
+	int each = pages_for(longest), sum = each, *samples = calloc((size_t)each + 1, sizeof *samples); /* that take so many pages */
+
+	if (samples == NULL)
+		return (slots + 1) * each;
+	for (int i = 0; i < n; i++)
+		samples[worst_pages(job + i, longest, max_tokens)] += job[i].n_samples;
+	for (int k = each; k > 0; k--) {
+		int take = samples[k] < slots ? samples[k] : slots;
+		sum += take * k;
+		slots -= take;
+	}
+	free(samples);
+	return sum;
+}
+
 struct sal_decoder *
-sal_decoder_new(struct sal_model *m, const struct sal_tokenizer *tk, int slots, int longest, int rank)
+sal_decoder_new(struct sal_model *m, const struct sal_tokenizer *tk, int slots, int longest, int n_pages, int rank)
 {
 	struct sal_decoder *d = calloc(1, sizeof *d);
-	int each = pages_for(longest), n_pages = (slots + 1) * each, v = m->cfg.vocab_size, c = m->cfg.hidden_size;
+	int each = pages_for(longest), v = m->cfg.vocab_size, c = m->cfg.hidden_size;
 	int rows = longest > 512 ? longest : 512;
 
 	if (d == NULL)
@@ -329,7 +355,7 @@ admit(struct sal_decoder *d, const struct sal_adapter *a, const struct sal_sampl
 {
 	while (q->at < q->n && free_slots(d) > 0) {
 		struct sal_job *j = &q->job[q->at];
-		int worst = pages_for(j->n + s->max_tokens < d->longest ? j->n + s->max_tokens : d->longest), soon;
+		int worst = worst_pages(j, d->longest, s->max_tokens), soon;
 		const int32_t *page;
 		int have = beginning(d, a, j, &page, &soon);
 		struct slot *first = NULL;

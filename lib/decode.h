@@ -39,9 +39,11 @@ struct sal_job { /* one prompt */
 };
 
 struct sal_decoder;
-/* slots: sequences decoded together. longest: prompt plus new tokens at most. NULL on error. */
-struct sal_decoder *sal_decoder_new(struct sal_model *m, const struct sal_tokenizer *tk, int slots, int longest, int rank);
-/* Bytes that it would reserve on the device; *kv: those of keys and values.  m may be a sketch. */
+/* slots: sequences decoded together. longest: prompt plus new tokens at most. pages: by sal_decoder_pages(). NULL on error. */
+struct sal_decoder *sal_decoder_new(struct sal_model *m, const struct sal_tokenizer *tk, int slots, int longest, int pages, int rank);
+/* Pages of keys that the jobs need at most, whichever of their samples are decoded together. */
+int sal_decoder_pages(const struct sal_job *job, int n, int slots, int longest, int max_tokens);
+/* Bytes that it would reserve on the device if every sequence were the longest; *kv: those of keys and values.  m may be a sketch. */
 size_t sal_decoder_bytes(const struct sal_model *m, int slots, int longest, int rank, size_t *kv);
 void sal_decoder_free(struct sal_decoder *d);
 /* Answer every job; job is put into the order of the prompts' tokens.  -1: errmsg. */

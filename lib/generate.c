@@ -11,7 +11,7 @@ struct sal_generate {
 	const struct sal_generate_config *cfg;
 	struct sal_reader r;
 	struct sal_decoder *d;
-	int longest; /* that d was made for */
+	int longest, pages; /* that d was made for */
 	const char **stop;
 	int n_stop;
 	char policy[17];
@@ -237,6 +237,23 @@ sampled(void *ctx, int n)
 	sal_progress(&g->cfg->c, g->count);
 }
 
+/* A decoder that these jobs fit; the one before, if they do. */
+static int
+room_for(struct sal_generate *g, const struct sal_job *job, int n, int longest)
+{
+	const struct sal_common *c = &g->cfg->c;
+	bool longer = longest > g->longest;
+
+	g->longest = longer ? longest : g->longest;
+	int pages = sal_decoder_pages(job, n, c->batch, g->longest, g->cfg->max_tokens);
+	if (!longer && pages <= g->pages)
+		return 0;
+	sal_decoder_free(g->d);
+	g->pages = pages > g->pages ? pages : g->pages;
+	g->d = sal_decoder_new(g->r.m, g->r.tk, c->batch, g->longest, g->pages, g->r.a ? g->r.a->r : 0);
+	return g->d ? 0 : -1;
+}
+
 static int
 run(void *ctx, struct sal_group **group, int n)
 {
@@ -253,12 +270,6 @@ run(void *ctx, struct sal_group **group, int n)
 	}
 	longest += cfg->max_tokens;
 	longest = longest < g->r.m->cfg.max_positions ? longest : g->r.m->cfg.max_positions;
-	if (longest > g->longest) {
-		sal_decoder_free(g->d);
-		if ((g->d = sal_decoder_new(g->r.m, g->r.tk, cfg->c.batch, longest, g->r.a ? g->r.a->r : 0)) == NULL)
-			return -1;
-		g->longest = longest;
-	}
 	if ((job = calloc((size_t)n_jobs, sizeof *job)) == NULL)
 		return sal_err("out of memory");
 	n_jobs = 0;
@@ -272,7 +283,8 @@ run(void *ctx, struct sal_group **group, int n)
 		.top_p = (float)cfg->top_p, .min_p = (float)cfg->min_p, .seed = cfg->c.seed, .stop = g->stop, .n_stop = g->n_stop,
 		.sampled = sampled, .ctx = g };
 	s.n_eos = sal_tokenizer_eos(g->r.tk, &s.eos);
-	rc = sal_decode(g->d, g->r.a, &s, job, n_jobs);
+	rc = room_for(g, job, n_jobs, longest);
+	rc = rc == 0 ? sal_decode(g->d, g->r.a, &s, job, n_jobs) : rc;
 	for (int i = 0; rc == 0 && i < n; i++) {
 		const struct prompt *p = group[i]->user;
 		for (int k = 0; rc == 0 && k < cfg->n; k++)

@@ -76,6 +76,16 @@ filter() { # COMMAND...: one output
 	together sal-synthpref -m "$M" -p ./p.json --min-chars 0 --template t.txt
 	together sal-synthpref -m "$M" -p ./p.json --min-chars 0 --judge contrast
 }
+@test "a window of short prompts after one with a long prompt, whose keys are kept: the same samples for any batch" {
+	local b
+	jq -nc '[range(19) | [. + 10]], [[range(220) | 250 - .]], [range(20) | . as $i | [range(92) | 100 + ($i * (. + 1)) % 100]] | .[] | {prompt_tokens: .} ' |
+		jq -c '.id = "p\(input_line_number)"' > "$T/in"
+	sal-generate -q -m "$M" -b 1 --max-tokens 36 --temperature 1 --tokens < "$T/in" > "$T/one"
+	for b in 2 5 64; do # 5: four windows' worth is 20
+		sal-generate -q -m "$M" -b $b --max-tokens 36 --temperature 1 --tokens < "$T/in" > "$T/two"
+		cmp "$T/one" "$T/two"
+	done
+}
 @test "sal-tokenize: any threads and split, refused records too" {
 	cd "$BATS_FILE_TMPDIR"
 	jq -c '.text = .response' in > text

@@ -363,7 +363,7 @@ def ppo(b):
 def growth_context(b):
     b.runs = min(b.runs, 2)
     _, (start, _) = output(b, "sal-generate", ["--max-tokens", "1"], [{"prompt_tokens": b.stream()[:1]}])
-    steps = max(b.new // 4, 4)
+    steps = 2 * b.new  # as long as the difference of two runs must be to mean something
 
     def both(n):
         record = [{"prompt_tokens": b.sequences([n])[0]}]

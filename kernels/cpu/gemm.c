@@ -458,6 +458,42 @@ room_of(bool int8, int64_t k)
 	return int8 ? int8_groups(k) * (int64_t)(sizeof(struct sal_group) / 4) : ceil_div(k, 16) * 16;
 }
 
+/* m rows of n sums that are nothing but stored, or added to what is there; n is whole vectors. */
+INLINE void
+put_rows(const struct sal_gemm *q, const float *sums, int m, int n, int64_t row, int64_t col, bool half, bool accumulate)
+{
+	for (int j = 0; j < m; j++, sums += n) {
+		float *yf = (float *)q->y + (row + j) * q->ldy + col;
+		bf16 *yh = (bf16 *)q->y + (row + j) * q->ldy + col;
+
+		for (int c = 0; c < n; c += VL) {
+			vf s = vf_load(sums + c);
+			if (half)
+				vf_store_bf16(yh + c, accumulate ? vf_add(s, vf_load_bf16(yh + c)) : s);
+			else
+				vf_store(yf + c, accumulate ? vf_add(s, vf_load(yf + c)) : s);
+		}
+	}
+}
+
+/* sums: [m][panels][NR] of the rows from row, columns from col */
+static void
+finish_tile(const struct sal_gemm *q, const float *sums, int m, int panels, int64_t row, int64_t col)
+{
+	bool half = q->ydtype == SAL_BF16;
+	int n = panels * NR;
+
+	if (q->scale != 1.0f || q->bias || col + n > q->out) {
+		for (int j = 0; j < m; j++)
+			for (int c = 0; c < n; c += NR)
+				finish(q, sums + j * n + c, row + j, col + c, (int)min64(NR, q->out - col - c));
+	} else if (q->accumulate) {
+		half ? put_rows(q, sums, m, n, row, col, true, true) : put_rows(q, sums, m, n, row, col, false, true);
+	} else {
+		half ? put_rows(q, sums, m, n, row, col, true, false) : put_rows(q, sums, m, n, row, col, false, false);
+	}
+}
+
 /* Work on panels p0 .. p1-1 of one product for n rows from row i0; r: as the tiles read them.  wbuf: room for one panel as floats, or NULL. */
 static void
 strips(const struct sal_gemm *q, struct rows *r, int64_t i0, int64_t n, int64_t p0, int64_t p1, float *wbuf)
@@ -511,11 +547,7 @@ strips(const struct sal_gemm *q, struct rows *r, int64_t i0, int64_t n, int64_t 
 					for (const char *y = out + (i0 + i + j) * q->ldy * esize + s * NR * esize, *end = y + wp * NR * esize; y < end; y += LINE)
 						__builtin_prefetch(y, 1);
 				shapes[m][wp](use, r, i, s - shift, sums);
-				for (int j = 0; j < m; j++)
-					for (int c = 0; c < wp; c++) {
-						int64_t col = (s + c) * NR;
-						finish(q, sums + (j * wp + c) * NR, i0 + i + j, col, (int)min64(NR, q->out - col));
-					}
+				finish_tile(q, sums, m, wp, i0 + i, s * NR);
 				s += wp;
 			}
 			i += m;

@@ -362,11 +362,11 @@ def ppo(b):
 @row("growth-context", "one sequence of 1, 2, 4, 8 k tokens: prefill, then decoding")
 def growth_context(b):
     b.runs = min(b.runs, 2)
-    _, (start, _) = output(b, "sal-generate", ["--max-tokens", "1"], [{"prompt_tokens": b.stream()[:1]}])
     steps = 2 * b.new  # as long as the difference of two runs must be to mean something
 
     def both(n):
         record = [{"prompt_tokens": b.sequences([n])[0]}]
+        start, _ = tool(b, "sal-generate", ["--max-tokens", "1"], [{"prompt_tokens": b.stream()[:1]}], model=b.endless)
         t1, _ = tool(b, "sal-generate", ["--max-tokens", "1"], record, model=b.endless)
         t, rss = tool(b, "sal-generate", ["--max-tokens", str(steps + 1)], record, model=b.endless)
         return t1 - start, t - t1, rss

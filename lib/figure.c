@@ -8,6 +8,8 @@
 #include <string.h>
 #include <sys/wait.h>
 
+#define ROW 26 /* bytes of a row's name that are shown */
+
 extern char **environ;
 const char *const sal_figure_color[SAL_FIGURE_COLORS] = { "#0072b2", "#d55e00", "#009e73" };
 static const char grey[] = "#888888";
@@ -49,9 +51,9 @@ drawn(double x)
 
 /* ---- the script ---------------------------------------------------------------- */
 
-/* A text in gnuplot's single quotes, in which only the quote is special; control characters become blanks. */
+/* A text in gnuplot's single quotes, in which the quote and what else is in `twice` is written twice; control characters become blanks. */
 static void
-quote(struct sal_buf *b, const char *s, size_t most)
+quote(struct sal_buf *b, const char *s, size_t most, const char *twice)
 {
 	size_t n = strlen(s);
 
@@ -61,10 +63,10 @@ quote(struct sal_buf *b, const char *s, size_t most)
 	}
 	sal_buf_puts(b, "'");
 	for (size_t i = 0; i < n; i++) {
-		if (s[i] == '\'')
-			sal_buf_puts(b, "''");
-		else
-			sal_buf_put(b, (unsigned char)s[i] < 0x20 || s[i] == 0x7f ? " " : s + i, 1);
+		const char *c = (unsigned char)s[i] < 0x20 || s[i] == 0x7f ? " " : s + i;
+		sal_buf_put(b, c, 1);
+		if (strchr(twice, *c))
+			sal_buf_put(b, c, 1);
 	}
 	sal_buf_puts(b, n < strlen(s) ? "…'" : "'");
 }
@@ -116,25 +118,31 @@ sal_figure_add(struct sal_figures *f, const struct sal_axes *a, const struct sal
 	sal_buf_printf(b, "reset\nset terminal svg size 400,%d dynamic noenhanced font 'sans-serif,13' linewidth 1\n",
 	    (a->rows ? 84 + (n > 2 ? 40 : 30) * a->n_rows : 252) + 18 * (keys > 1 ? keys : 1));
 	sal_buf_printf(b, "set border 3\nset tics nomirror scale 0.5\nset grid lw 0.5 lc rgb '%s'\nset bars small\n", grey);
-	sal_buf_printf(b, keys > 1 ? "set key above left vertical maxrows 3 Left reverse samplen 2\n" : "unset key\n");
+	if (keys > 1) /* beside long names little is left of the plot: the key ends where it does */
+		sal_buf_printf(b, "set key above %s vertical maxrows 3 Left reverse samplen 2\n", a->rows ? "right" : "left");
+	else
+		sal_buf_puts(b, "unset key\n");
 	if (a->x) {
 		sal_buf_puts(b, "set xlabel ");
-		quote(b, a->x, 100);
+		quote(b, a->x, 100, "'");
 		sal_buf_puts(b, "\n");
 	}
 	if (a->y) {
 		sal_buf_puts(b, "set ylabel ");
-		quote(b, a->y, 100);
+		quote(b, a->y, 100, "'");
 		sal_buf_puts(b, "\n");
 	}
 	if (a->rows) {
 		sal_buf_printf(b, "unset ylabel\nset yrange [%g:-0.6]\nset ytics (", a->n_rows - 0.4);
+		int longest = 0;
 		for (int i = 0; i < a->n_rows; i++) {
+			int k = (int)strlen(a->rows[i]);
+			longest = k > longest ? k : longest;
 			sal_buf_puts(b, i ? ", " : "");
-			quote(b, a->rows[i], 26);
+			quote(b, a->rows[i], ROW, "'%"); /* the label of a tic is a format */
 			sal_buf_printf(b, " %d", i);
 		}
-		sal_buf_puts(b, ")\n");
+		sal_buf_printf(b, ")\nset lmargin at screen %.3f\n", (14 + 8 * (longest < ROW + 1 ? longest : ROW + 1)) / 400.0); /* gnuplot leaves more */
 	} else {
 		sal_buf_puts(b, "set autoscale xfix\nset offsets graph 0.03, graph 0.03, graph 0.05, graph 0.05\n");
 	}
@@ -148,7 +156,7 @@ sal_figure_add(struct sal_figures *f, const struct sal_axes *a, const struct sal
 		style(b, &s[i]);
 		if (s[i].title) {
 			sal_buf_puts(b, " title ");
-			quote(b, s[i].title, 40);
+			quote(b, s[i].title, 40, "'");
 		} else {
 			sal_buf_puts(b, " notitle");
 		}

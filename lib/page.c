@@ -31,7 +31,7 @@ static const char style[] =
     "svg [stroke=\"#888888\"]{stroke:var(--grid)}svg [color=\"#888888\"]{color:var(--grid)}\n"
     ".pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:1rem}\n"
     ".pair>div,.ask{background:var(--card);border-radius:.4rem;padding:.75rem;overflow-wrap:anywhere}.ask{border-left:.25rem solid var(--a)}\n"
-    ".text{white-space:pre-wrap}.ask,.pair{margin:.5rem 0}article{margin:1.5rem 0}.figures+.wide{margin-top:1rem}\n";
+    ".text{white-space:pre-wrap;unicode-bidi:plaintext}.ask,.pair{margin:.5rem 0}article{margin:1.5rem 0}.figures+.wide{margin-top:1rem}\n";
 
 int
 sal_page_open(struct sal_page *p)
@@ -50,6 +50,15 @@ sal_page_close(struct sal_page *p)
 	*p = (struct sal_page){ 0 };
 }
 
+/* After 0xe2: U+202A to U+202E and U+2066 to U+2069, which put text into another order than it has. */
+static bool
+turns(const char *s)
+{
+	unsigned char c = (unsigned char)s[0], d = c ? (unsigned char)s[1] : 0;
+
+	return (c == 0x80 && d >= 0xaa && d <= 0xae) || (c == 0x81 && d >= 0xa6 && d <= 0xa9);
+}
+
 void
 sal_page_text(struct sal_buf *b, const char *s)
 {
@@ -66,6 +75,9 @@ sal_page_text(struct sal_buf *b, const char *s)
 		else if (c == 0xc2 && (unsigned char)s[1] >= 0x80 && (unsigned char)s[1] < 0xa0) { /* U+0080 to U+009F */
 			sal_buf_puts(b, "\xef\xbf\xbd");
 			s++;
+		} else if (c == 0xe2 && turns(s + 1)) {
+			sal_buf_puts(b, "\xef\xbf\xbd");
+			s += 2;
 		} else if ((c < 0x20 && c != '\n' && c != '\t') || c == 0x7f)
 			sal_buf_puts(b, "\xef\xbf\xbd");
 		else

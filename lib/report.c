@@ -570,8 +570,11 @@ by_principle(struct report *r, const struct pairs s[2])
 	sal_page_figure(&r->page, "Held-out pairs in the right order", &(struct sal_axes){ .x = "share", .rows = l.s, .n_rows = l.n + 1, .range = half }, show, 3);
 	if (s[0].n)
 		fact_mean(r, "Reward model: accuracy, principle as given", a, "held-out pairs");
-	if (s[1].n)
-		fact_mean(r, "Reward model: accuracy, principle negated", b, "held-out pairs");
+	if (s[1].n) {
+		char text[64];
+		sal_page_fact(&r->page, "Reward model: accuracy, principle negated", "%s (%d held-out pairs of %d prompts; the given order: %.3f)", spell(text, b),
+		    b.n, b.ids, 1 - b.mean);
+	}
 	fact_mean(r, "Length alone, the better sign of each principle", sal_tally_mean(&all), "held-out pairs");
 	sal_tally_free(&all);
 }
@@ -768,11 +771,13 @@ static int
 reward_section(struct report *r)
 {
 	struct pairs s[2] = { { .n = 0 }, { .n = 0 } };
+	const struct sal_page before = r->page;
 	int rc = -1;
 
 	sal_page_section(&r->page, "reward", "Reward model");
 	note(r, "Held-out pairs are answers to prompts that it was not trained on. Under the negated principle the right order is the opposite one. "
 	        "Bars are standard errors between prompts.");
+	const size_t bare = r->page.body.len;
 	if (training(r) != 0 || read_pairs(r, "given.jsonl", false, &s[0]) < 0 || read_pairs(r, "negated.jsonl", true, &s[1]) < 0)
 		goto out;
 	if (s[0].n + s[1].n > 0) {
@@ -781,6 +786,11 @@ reward_section(struct report *r)
 			goto out;
 	}
 	rc = reward_by_length(r);
+	if (r->page.body.len == bare) { /* the run has nothing to say of it */
+		r->page.body.len = before.body.len;
+		r->page.links.len = before.links.len;
+		r->page.open = before.open;
+	}
 out:
 	free_pairs(&s[0]);
 	free_pairs(&s[1]);
@@ -1044,6 +1054,23 @@ same_prompts(const struct sal_table *a, const struct sal_table *b, bool *same)
 	return 0;
 }
 
+static int
+same_principles(const struct sal_table *a, const struct sal_table *b, bool *same)
+{
+	struct sal_buf x = { 0 }, y = { 0 };
+
+	for (int i = 0; *same && i < a->n; i++) {
+		x.len = y.len = 0;
+		under(&x, a->r[i]->json);
+		under(&y, b->r[i]->json);
+		*same = x.len == y.len && memcmp(x.data, y.data, x.len) == 0;
+	}
+	int rc = x.failed || y.failed ? sal_err("out of memory") : 0;
+	sal_buf_free(&x);
+	sal_buf_free(&y);
+	return rc;
+}
+
 /* Means of one side, and of what it differs by from the other where both answer the same prompts. */
 static int
 compare(struct report *r, const struct sal_table t[3], bool paired, bool with_reference)
@@ -1117,10 +1144,14 @@ after_section(struct report *r)
 		rc = 0;
 		goto out;
 	}
-	if (same_prompts(&t[0], &t[1], &paired) != 0 || same_prompts(&t[1], &t[2], &with_reference) != 0)
+	if (same_prompts(&t[0], &t[1], &paired) != 0 || (paired && same_principles(&t[0], &t[1], &paired) != 0) ||
+	    same_prompts(&t[1], &t[2], &with_reference) != 0)
 		goto out;
 	sal_page_section(&r->page, "after", "Before and after");
 	note(r, "Answers to prompts that no stage has learned from, by the model before PPO and after it, scored under the same principles.");
+	if (!paired && t[0].n > 0 && t[1].n > 0)
+		note(r, "Here before.jsonl and after.jsonl do not answer the same prompts in the same order under the same principles: there is no gain prompt by "
+		        "prompt, and nothing to show side by side.");
 	if (compare(r, t, paired, with_reference) != 0)
 		goto out;
 	if (paired)

@@ -67,7 +67,8 @@ fact() { sed -nE "s|^<tr><th scope=\"row\">$1</th><td>(.*)</td></tr>|\1|p" "$T/p
 		def clustered(f): (map(f) | mean) as $m | length as $n
 			| "\($m | r) ± \([group_by(.id)[] | map(f - $m) | add | . * .] | add | sqrt / $n | r) (\($n) held-out pairs of \(map(.id) | unique | length) prompts)";'
 	[ "$(fact 'Reward model: accuracy, principle as given')" = "$(jq -rs "$stats"' clustered(if .reward_chosen > .reward_rejected then 1 else 0 end)' run/given.jsonl)" ]
-	[ "$(fact 'Reward model: accuracy, principle negated')" = "$(jq -rs "$stats"' clustered(if .reward_chosen < .reward_rejected then 1 else 0 end)' run/negated.jsonl)" ]
+	[ "$(fact 'Reward model: accuracy, principle negated' | sed 's/; .*/)/')" = "$(jq -rs "$stats"' clustered(if .reward_chosen < .reward_rejected then 1 else 0 end)' run/negated.jsonl)" ]
+	[ "$(fact 'Reward model: accuracy, principle negated' | sed 's/.*given order: //')" = "$(jq -rs "$stats"' map(if .reward_chosen > .reward_rejected then 1 else 0 end) | mean | r' run/negated.jsonl))" ]
 	[ "$(fact 'Held-out prompts: gain of reward, prompt by prompt')" = "1.500 ± 0.102 (24 answers of 24 prompts)" ]
 	[ "$(fact 'Held-out prompts: KL an answer from the model before, nats')" = "1.500 ± 0.000 (24 answers of 24 prompts)" ]
 	[ "$(fact 'Reward model: loss, first and last tenth')" = "0.693, 0.580 (126 updates)" ]
@@ -85,6 +86,28 @@ fact() { sed -nE "s|^<tr><th scope=\"row\">$1</th><td>(.*)</td></tr>|\1|p" "$T/p
 	grep -q "under It's \`touch pwned\` &quot;a&quot; &lt;b&gt;&amp; negated" "$T/page"
 	grep -q '<title>A &lt;b&gt; &amp; &quot;c&quot;</title>' "$T/page"
 	grep -q "<tspan[^>]*> *It's \`touch" "$T/page" || grep -q "<text>.*It's \`touch" "$T/page"
+}
+@test "text is text: names that are formats to gnuplot, and characters that turn the direction of writing" {
+	mkdir "$T/r"
+	jq -c '.deciding |= sub("Concise"; "100% honest %s")' run/given.jsonl > "$T/r/given.jsonl"
+	for f in before after; do jq -c '.response = "a \u202eb\u202c \u2066c\u2069 \u200fd"' run/$f.jsonl > "$T/r/$f.jsonl"; done
+	sal-report -q -w "$T/r" > "$T/page"
+	grep -q '<text>.*100% honest %s' "$T/page"
+	[ "$(grep -c $'>a \ufffdb\ufffd \ufffdc\ufffd \u200fd<' "$T/page")" -eq 16 ]
+}
+@test "before and after that answer other prompts, or under other principles, are not compared: a note says so" {
+	for change in 'select(.id != "p3")' '.principles[0].dimension = "Other"'; do
+		rm -rf "$T/r"
+		cp -R run "$T/r"
+		jq -c "$change" run/before.jsonl > "$T/r/before.jsonl"
+		sal-report -q -w "$T/r" > "$T/page"
+		grep -q 'Here before.jsonl and after.jsonl do not answer the same prompts' "$T/page"
+		[ -n "$(fact 'Held-out prompts: reward before')" ]
+		[ -z "$(fact 'Held-out prompts: gain of reward, prompt by prompt')" ]
+		! grep -q 'Answers side by side' "$T/page"
+	done
+	sal-report -q -w run > "$T/page"
+	! grep -q 'Here before.jsonl' "$T/page"
 }
 @test "provenance: sizes, hashes, last words, settings and commands" {
 	sal-report -q -w run > "$T/page"
@@ -122,6 +145,11 @@ fact() { sed -nE "s|^<tr><th scope=\"row\">$1</th><td>(.*)</td></tr>|\1|p" "$T/p
 	refused 1
 }
 @test "a run that has not ended: what is not there is left out" {
+	mkdir "$T/ppo"
+	cp run/ppo1.jsonl "$T/ppo"
+	sal-report -q -w "$T/ppo" > "$T/page"
+	[ "$(grep -oE '(section id|a href)="[^"]*"' "$T/page" | tr '\n' ' ')" = 'a href="#ppo" a href="#provenance" section id="ppo" section id="provenance" ' ]
+	[ "$(grep -c '<section' "$T/page")" -eq "$(grep -c '</section>' "$T/page")" ]
 	for f in rm.jsonl given.jsonl negated.jsonl judged.jsonl ppo1.jsonl before.jsonl after.jsonl concise.jsonl held+.jsonl; do
 		rm -rf "$T/part"
 		mkdir "$T/part"

@@ -8,6 +8,20 @@ scored() { printf '{"id":"a","prompt":"p","response":"x","reward":1}\n{"id":"a",
 @test "pairs of best and worst" {
 	scored | sal-best -q --pairs | jq -e '.chosen == "y" and .rejected == "x"'
 }
+@test "an id that comes again after others is answered anew; ids that make no pair are counted on stderr, not with -q" {
+	{ scored; scored; printf '{"id":"c","prompt":"p","response":"x","reward":1}\n{"id":"c","prompt":"p","response":"y","reward":1}\n'; } > "$T/in"
+	[ "$(sal-best -q < "$T/in" | jq -r .id | tr -d '\n')" = ababc ]
+	[ "$(sal-best --pairs < "$T/in" 2> "$T/err" | wc -l)" -eq 2 ]
+	grep -qx 'sal-best: 2 preferences; 3 ids made none: one sample, or one reward' "$T/err"
+	sal-best -q --pairs < "$T/in" > /dev/null 2> "$T/err"
+	[ ! -s "$T/err" ]
+}
+@test "a bad sample takes the others of its id with it" {
+	{ scored; echo '{"id":"b","prompt":"q","response":"w"}'; } > "$T/in"
+	[ "$(sal-best -q --skip-bad --reject "$T/bad" < "$T/in" | jq -r .id)" = a ]
+	[ "$(jq -r '.line' "$T/bad" | tr '\n' ' ')" = "3 4 " ]
+	jq -se 'all(.[]; .error == "record 2 of its id: reward: missing")' "$T/bad"
+}
 @test "progress: a line that overwrites itself on a terminal; none with -q, in a log, or where the records go to the terminal" {
 	command -v script > /dev/null || skip "no script(1)"
 	script -qec true /dev/null > /dev/null 2>&1 || skip "no pseudo-terminal"

@@ -7,6 +7,7 @@ struct best {
 	struct sal_common c;
 	int n;
 	bool pairs;
+	long made, even; /* preferences; ids that make none */
 };
 
 static double
@@ -50,7 +51,7 @@ keep(struct sal_group *g, int n)
 }
 
 static int
-pair(struct sal_group *g)
+pair(struct best *b, struct sal_group *g)
 {
 	struct sal_record *top = g->rec[0], *low = g->rec[0];
 	char *id;
@@ -59,8 +60,10 @@ pair(struct sal_group *g)
 		top = reward(g->rec[i]) > reward(top) ? g->rec[i] : top;
 		low = reward(g->rec[i]) < reward(low) ? g->rec[i] : low;
 	}
+	b->even += reward(top) == reward(low);
 	if (reward(top) == reward(low))
 		return 0;
+	b->made++;
 	if ((id = sal_record_id(top)) == NULL)
 		return -1;
 	cJSON *o = sal_prefer_new(top, id, sal_json_str(top->json, "response"), sal_json_str(low->json, "response"));
@@ -75,11 +78,11 @@ pair(struct sal_group *g)
 static int
 run(void *ctx, struct sal_group **g, int n)
 {
-	const struct best *b = ctx;
+	struct best *b = ctx;
 	int rc = 0;
 
 	for (int i = 0; i < n && rc == 0; i++)
-		rc = b->pairs ? pair(g[i]) : keep(g[i], b->n);
+		rc = b->pairs ? pair(b, g[i]) : keep(g[i], b->n);
 	return rc;
 }
 
@@ -93,6 +96,14 @@ plan(void *ctx, struct sal_buf *out)
 	else
 		sal_buf_printf(out, "the best %d of each id\n", b->n);
 	return 0;
+}
+
+/* Fewer preferences than ids are not what a person expects. */
+static void
+report(const struct best *b)
+{
+	if (b->pairs && !b->c.quiet && !b->c.dry_run)
+		sal_warn("%ld preference%s; %ld id%s made none: one sample, or one reward", b->made, b->made == 1 ? "" : "s", b->even, b->even == 1 ? "" : "s");
 }
 
 int
@@ -120,6 +131,7 @@ main(int argc, char *argv[])
 		sal_warn("%s", sal_errmsg());
 		goto out;
 	}
+	report(&b);
 	status = EXIT_SUCCESS;
 
 out:

@@ -19,9 +19,9 @@ struct sal_selfalign {
 	long dropped[SAL_SELFALIGN_RULES], changed[SAL_SELFALIGN_RULES], kept, complete;
 };
 static const char *const rule_name[SAL_SELFALIGN_RULES] = {
-	"begins with the fixed sentence", "has an answer after the thoughts", "a loop at the end is cut",
-	"complete and long enough, or cut at the last space", "quotes its instruction or input", "a long input becomes the instruction",
-	"has a text of the prompt or its examples", "is empty", "the name is changed", "numbers",
+	"does not begin with the fixed sentence", "no answer after the thoughts", "a loop at the end is cut",
+	"complete and too short; cut at the last space", "quotes its instruction or input", "a long input becomes the instruction",
+	"has a text of the prompt or its examples", "is empty", "the name is changed", "numbered",
 };
 
 struct sample { /* on its way */

@@ -124,6 +124,6 @@ answers() { sal-filter -q "$@" | jq -r '.response'; }
 	jq -se 'all(.[]; (.prompt | startswith("# Watson\n\n1 (help). Help.\n\nUser: ")) and (.prompt | endswith("\n\nWatson (internal thoughts):")) and (.instruction | length) > 0)' "$T/run/raw.jsonl"
 	[ -s "$T/run/policy/adapter_model.safetensors" ]
 	grep -q 'sft: 2 updates' "$T/out"
-	grep -q 'begins with the fixed sentence' "$T/out"
+	grep -q 'does not begin with the fixed sentence' "$T/out"
 	[ "$(MAKEFLAGS='' selfalign -n | grep -c 'sal-')" -eq 0 ]
 }

@@ -95,7 +95,7 @@ sal_talk_open(const struct sal_talk_config *cfg)
 			t->stop[t->n_stop++] = cfg->stop.s[i];
 	if (sal_chat_stop(t->r.chat))
 		t->stop[t->n_stop++] = sal_chat_stop(t->r.chat);
-	if (sal_reader_model(&t->r, 0, 0) != 0)
+	if (sal_reader_model(&t->r, 0, 2) != 0)
 		goto fail;
 	int most = t->r.m->cfg.max_positions;
 	if (cfg->context > most) {
@@ -330,7 +330,7 @@ sal_talk_adapter(struct sal_talk *t, const char *dir)
 	struct sal_adapter *a = NULL, *old = t->r.a;
 	char *name = NULL;
 
-	if (dir && ((name = strdup(dir)) == NULL || (a = sal_adapter_open(t->r.m, dir, 0)) == NULL)) {
+	if (dir && ((name = strdup(dir)) == NULL || (a = sal_adapter_open(t->r.m, dir, 2)) == NULL)) {
 		if (name == NULL)
 			sal_err("out of memory");
 		free(name);
@@ -359,6 +359,7 @@ sal_talk_state(const struct sal_talk *t)
 	s.turns = t->n_turns;
 	s.left_out = t->first;
 	s.context = t->context;
+	s.scores = t->r.a && t->r.a->head_w;
 	return s;
 }
 

@@ -57,6 +57,7 @@ void sal_talk_describe(const struct sal_talk *t, struct sal_buf *out); /* lines 
 
 struct sal_talk_state {
 	const char *format;
+	bool scores;                  /* the adapter has a head: it is that of a reward model or a critic */
 	int turns, left_out, context; /* left_out: those of turns that the model no longer sees */
 	int prompt, kept, said;       /* tokens: of the last prompt, those of it whose keys were stored already, of the answer */
 	long tokens;                  /* read and said since the start */

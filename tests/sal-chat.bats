@@ -141,6 +141,23 @@ until_shown() {
 	run bash -c "sal-chat 2> '$T/err'"
 	refused 2
 }
+@test "an adapter with a head, which was not trained to answer, is taken with a note" {
+	adapter "$T/rm"
+	note='sal-chat: the adapter has a head: it was trained to score answers, not to give them'
+	[ "$(echo one | sal-chat -m "$M" -a "$T/rm" --max-tokens 2 2>&1 > /dev/null | grep -cx "$note")" -eq 1 ]
+	[ "$(printf '%s\n' "/adapter $T/rm" /adapter | sal-chat -m "$M" 2>&1 | grep -cx "$note")" -eq 1 ]
+	echo one | chat -a "$T/rm" 2> "$T/err"
+	[ ! -s "$T/err" ]
+}
+@test "a terminal: an answer that is cut off is told from one that ended" {
+	command -v script > /dev/null || skip "no script(1)"
+	on_terminal() { script -qec "echo one | sal-chat -m '$M' --temperature 0 $*" /dev/null < /dev/null | tr -d '\r'; }
+	on_terminal --max-tokens 5 | grep -qx 'sal-chat: cut off after 5 tokens; /params max-tokens N allows more'
+	on_terminal --context 60 --max-tokens 500 | grep -qx 'sal-chat: cut off after [0-9]* tokens: the context of 60 is full'
+	text=$(echo one | chat --temperature 0 | head -c 9 | iconv -c -f UTF-8 -t UTF-8 | cut -c 3-4)
+	! on_terminal --max-tokens 12 --stop "'$text'" | grep -q 'cut off'
+	! on_terminal --max-tokens 5 -q | grep -q 'cut off'
+}
 @test "a terminal: a prompt, an edited line, tokens as they come; Ctrl-C ends the answer and then the line, Ctrl-D the program" {
 	command -v script > /dev/null || skip "no script(1)"
 	cp -R "$M" "$T/m"

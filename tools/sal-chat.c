@@ -58,6 +58,14 @@ say(void *ctx, const char *text, size_t n)
 	fflush(stdout);
 }
 
+/* Which folder of a run is which is easily mistaken, and the model answers with any. */
+static void
+look_at_adapter(const struct chat *c)
+{
+	if (!c->g.c.quiet && sal_talk_state(c->talk).scores)
+		sal_warn("the adapter has a head: it was trained to score answers, not to give them");
+}
+
 /* ---- commands: 0, or -1 with errmsg ------------------------------------------- */
 
 struct command {
@@ -88,7 +96,10 @@ run_save(struct chat *c, char *arg)
 static int
 run_adapter(struct chat *c, char *arg)
 {
-	return sal_talk_adapter(c->talk, *arg ? arg : NULL);
+	if (sal_talk_adapter(c->talk, *arg ? arg : NULL) != 0)
+		return -1;
+	look_at_adapter(c);
+	return 0;
 }
 
 static int
@@ -186,6 +197,13 @@ answer(struct chat *c, const char *question)
 		fputs(text, stdout);
 	putchar('\n');
 	fflush(stdout);
+	if (c->stream && end == SAL_TALK_LENGTH && !c->g.c.quiet) {
+		const struct sal_talk_state s = sal_talk_state(c->talk);
+		if (s.said >= c->g.max_tokens)
+			sal_warn("cut off after %d tokens; /params max-tokens N allows more", s.said);
+		else
+			sal_warn("cut off after %d tokens: the context of %d is full", s.said, s.context);
+	}
 	return 0;
 }
 
@@ -197,6 +215,7 @@ talk(struct chat *c, struct sal_counts *n)
 	const char *text;
 	int rc = 0;
 
+	look_at_adapter(c);
 	while (!c->over && !ferror(stdout) && (rc = sal_line_next(c->line, &text)) > 0) {
 		if (rc == 2) { /* Ctrl-C before a line was ended */
 			fputc('\n', stderr);

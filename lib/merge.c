@@ -145,7 +145,7 @@ open_all(struct merge *g, const struct sal_common *c)
 	size_t room;
 
 	if (!sal_is_dir(c->model))
-		return sal_err("%s: not a folder", c->model);
+		return sal_err("%s: not a folder: the model that an adapter is merged into is one of Hugging Face's", c->model);
 	f.dtype = 1; /* sums in float */
 	f.device = "cpu";
 	if ((g->m = sal_model_sketch(c->model, &f, 0, &room)) == NULL || (g->files = sal_safetensors_open_dir(c->model)) == NULL)

@@ -14,6 +14,7 @@ static const char *const part_name[PARTS] = { "weights", "adapters", "gradients"
 
 struct sheet {
 	double bytes[PARTS], sum, seconds;
+	bool timed; /* the device's peaks are known */
 	int batch; /* of one rank */
 	int trained, frozen;
 	const char *kept; /* which activations */
@@ -136,7 +137,10 @@ tell(const struct sal_plan *p, const struct sheet *s, struct sal_buf *b)
 	sal_buf_printf(b, "%-12s %9.2f GB", "sum", s->sum / 1e9);
 	if (p->memory > 0)
 		sal_buf_printf(b, " of %.2f GB", p->memory / 1e9);
-	sal_buf_printf(b, "\n%-12s %9.1f s at the least, at %g TFLOP/s and %g GB/s\n", "time", s->seconds, p->tflops, p->bandwidth);
+	if (s->timed)
+		sal_buf_printf(b, "\n%-12s %9.1f s at the least, at %g TFLOP/s and %g GB/s\n", "time", s->seconds, p->tflops, p->bandwidth);
+	else
+		sal_buf_puts(b, "\ntime         give --tflops and --bandwidth of this processor\n");
 }
 
 static void
@@ -153,7 +157,9 @@ write_line(const struct sal_plan *p, const struct sheet *s, struct sal_buf *b)
 	sal_buf_printf(b, ",\"sum\":%.0f", s->sum);
 	if (p->memory > 0)
 		sal_buf_printf(b, ",\"device_memory\":%.0f", p->memory);
-	sal_buf_printf(b, ",\"seconds\":%.9g}\n", s->seconds);
+	if (s->timed)
+		sal_buf_printf(b, ",\"seconds\":%.9g", s->seconds);
+	sal_buf_puts(b, "}\n");
 }
 
 int
@@ -188,7 +194,12 @@ sal_plan_run(const struct sal_plan *given, struct sal_buf *line, struct sal_buf 
 	add_engine(p, m, &s);
 	for (int k = 0; k < PARTS; k++)
 		s.sum += s.bytes[k];
-	s.seconds = seconds(p, m, &s);
+	if (strcmp(p->c.device, "cpu") != 0) {
+		p->tflops = p->tflops > 0 ? p->tflops : 312; /* an A100 with 80 GB */
+		p->bandwidth = p->bandwidth > 0 ? p->bandwidth : 2039;
+	}
+	s.timed = p->tflops > 0 && p->bandwidth > 0;
+	s.seconds = s.timed ? seconds(p, m, &s) : 0;
 	sal_model_close(m);
 	write_line(p, &s, line);
 	if (told)

@@ -19,7 +19,7 @@ struct sal_plan {
 	int trained, frozen;  /* adapters; -1: those of the stage */
 	const char *lora_targets;
 	double memory;        /* bytes of the device; 0: any */
-	double tflops, bandwidth; /* of the card at its peak: 1e12 operations, 1e9 bytes a second */
+	double tflops, bandwidth; /* of the device at its peak: 1e12 operations, 1e9 bytes a second; 0: an A100's, of a CPU none, and no time is told */
 };
 
 /* One JSON object as a line, and the same for people, a line each, in told (may be NULL). -1 with errmsg: also if it does not fit. */

@@ -100,7 +100,10 @@ plan() { sal-model plan -q --frozen 2 --batch 288 --ranks 48 --length 1280 "$@";
 	tiny "$T/other"
 	jq '.num_hidden_layers = 1' "$M/config.json" > "$T/other/config.json"
 	printf '{"prompt_tokens":[1],"response_tokens":[2,3]}\n' | sal-sft -q -m "$M" -o "$T/a" --lora-r 4 > /dev/null
-	for c in "-m $T/other -a $T/a" "-m $M/config.json" "-m $M -a $T/none"; do
+	gguf 0 0 > "$T/x.gguf"
+	run bash -c "sal-model merge -q -m '$T/x.gguf' -o '$T/m' 2> '$T/err'"
+	grep -q "x.gguf: not a folder: the model that an adapter is merged into is one of Hugging Face's" "$T/err"
+	for c in "-m $T/other -a $T/a" "-m $T/x.gguf" "-m $M/config.json" "-m $M -a $T/none"; do
 		run bash -c "sal-model merge -q $c -o '$T/m' 2> '$T/err'"
 		refused 1
 		[ ! -e "$T/m" ]
@@ -148,6 +151,13 @@ one_layer() { # TYPE BYTES
 		output_norm.weight 1 0 128
 	END
 	head -c $((at + 4096)) /dev/zero # and what aligns the first
+}
+@test "plan: of a CPU no time is told, unless its peaks are given" {
+	sal-model plan -m "$M" -d cpu 2> "$T/err" | jq -e 'has("seconds") | not'
+	grep -q '^time  *give --tflops and --bandwidth of this processor$' "$T/err"
+	sal-model plan -q -m "$M" -d cpu --tflops 1 | jq -e 'has("seconds") | not'
+	sal-model plan -q -m "$M" -d cpu --tflops 1 --bandwidth 20 | jq -e '.seconds > 0'
+	[ "$(sal-model plan -q -m "$M")" = "$(sal-model plan -q -m "$M" --tflops 312 --bandwidth 2039)" ]
 }
 @test "plan: blocks of a .gguf file are counted as the loader holds them" {
 	one_layer 0 128 > "$T/f32.gguf"

@@ -54,7 +54,7 @@ main(int argc, char *argv[])
 {
 	struct sal_counts n = { .start = sal_now() };
 	struct config cfg = { .n = &n, .p = { .c = { .device = "cuda", .batch = 1 }, .length = 0, .micro_batch = 1024, .ranks = 1, .lora_r = 64,
-	    .trained = -1, .frozen = -1, .lora_targets = "all", .tflops = 312, .bandwidth = 2039 } };
+	    .trained = -1, .frozen = -1, .lora_targets = "all" } };
 	const struct sal_opt opts[] = {
 		{ 0, "command", SAL_OPT_COMMAND, &cfg.command, 0, 0, "plan|inspect|merge", 0 },
 		SAL_OPT_MODEL(cfg.p.c),
@@ -70,8 +70,8 @@ main(int argc, char *argv[])
 		{ 0, "trained", SAL_OPT_INT, &cfg.p.trained, 0, 64, "N", "adapters trained [those of the stage: 2, 1, 0, 0]" },
 		{ 0, "frozen", SAL_OPT_INT, &cfg.p.frozen, 0, 64, "N", "adapters only read [those of the stage: 1, 0, 1, 1]" },
 		{ 0, "device-memory", SAL_OPT_STR, &cfg.memory, 0, 0, "SIZE", "what the sum must fit into, as 80G [any]" },
-		{ 0, "tflops", SAL_OPT_REAL, &cfg.p.tflops, 1e-6, 1e9, "T", "the device's peak, 1e12 operations a second [312]" },
-		{ 0, "bandwidth", SAL_OPT_REAL, &cfg.p.bandwidth, 1e-6, 1e9, "B", "of its memory, 1e9 bytes a second [2039]" },
+		{ 0, "tflops", SAL_OPT_REAL, &cfg.p.tflops, 1e-6, 1e9, "T", "the device's peak, 1e12 operations a second [312; of a cpu none]" },
+		{ 0, "bandwidth", SAL_OPT_REAL, &cfg.p.bandwidth, 1e-6, 1e9, "B", "of its memory, 1e9 bytes a second [2039; of a cpu none]" },
 		{ 'd', "device", SAL_OPT_STR, &cfg.p.c.device, 0, 0, "NAME", "whose memory is planned, cpu or cuda [cuda]" },
 		{ 0, "dtype", SAL_OPT_CHOICE, &cfg.p.c.dtype, 0, 0, "bf16|f32", "plan: compute type; merge: type that is written [bf16]" },
 		SAL_OPT_QUANTIZE(cfg.p.c),

@@ -342,7 +342,7 @@ int sal_finish(int status, const struct sal_common *c, const struct sal_counts *
 	/* a stdout that was closed from the start is no error when there was nothing to write */
 	if ((fclose(stdout) != 0 && !(errno == EBADF && n->out == 0)) || failed) {
 		if (status == 0) /* else the cause has been told */
-			sal_warn("stdout: %s", strerror(errno ? errno : EIO));
+			sal_warn("stdout: %s", errno ? strerror(errno) : "cannot be written");
 		status = EXIT_FAILURE;
 	}
 	if (c->skip_bad && n->bad > 0 && n->bad >= n->records) {

@@ -188,6 +188,7 @@ said() { # STATUS TEXT: the command before ended so, with one line on stderr tha
 		records 2 > "$T/in"
 		run bash -c "$cmd < '$T/in' 2> '$T/err' > /dev/full"
 		said 1 "stdout: "
+		grep -q 'No space left on device\|cannot be written' "$T/err"
 		[ ! -d "$out" ] || rm -r "$out"
 		[ "$kind" != folder ] || return 0
 		run bash -c "$cmd < . 2> '$T/err'"

@@ -190,6 +190,7 @@ fact() { sed -nE "s|^<tr><th scope=\"row\">$1</th><td>(.*)</td></tr>|\1|p" "$T/p
 	done
 	run bash -c "sal-report -q -w run 2> '$T/err' > /dev/full"
 	refused 1
+	grep -qx 'sal-report: stdout: No space left on device' "$T/err"
 	run bash -c "sal-report 2> '$T/err'"
 	refused 2
 }

@@ -3,6 +3,7 @@
 #include "lib/filter.h"
 #include "lib/line.h"
 #include "lib/talk.h"
+#include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -196,7 +197,8 @@ answer(struct chat *c, const char *question)
 	if (!c->stream)
 		fputs(text, stdout);
 	putchar('\n');
-	fflush(stdout);
+	if (fflush(stdout) != 0)
+		return sal_err("stdout: %s", strerror(errno));
 	if (c->stream && end == SAL_TALK_LENGTH && !c->g.c.quiet) {
 		const struct sal_talk_state s = sal_talk_state(c->talk);
 		if (s.said >= c->g.max_tokens)
@@ -229,7 +231,7 @@ talk(struct chat *c, struct sal_counts *n)
 		if (rc == 0)
 			continue;
 		if (!terminal)
-			return sal_err("stdin:%ld: %s", sal_line_number(c->line), sal_errmsg());
+			return ferror(stdout) ? -1 : sal_err("stdin:%ld: %s", sal_line_number(c->line), sal_errmsg());
 		sal_warn("%s", sal_errmsg());
 	}
 	if (terminal && rc == 0 && !c->over)

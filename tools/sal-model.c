@@ -2,6 +2,7 @@
 /* sal-model - what a model is, what a run of it takes, and an adapter merged into it.  See sal-model(1). */
 #include "lib/merge.h"
 #include "lib/plan.h"
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -99,8 +100,11 @@ main(int argc, char *argv[])
 		sal_warn("%s", sal_errmsg());
 		status = EXIT_FAILURE;
 	}
-	if (lines.len)
-		fwrite(lines.data, 1, lines.len, stdout); /* sal_finish looks at stdout */
+	if (fwrite(lines.data ? lines.data : "", 1, lines.len, stdout) != lines.len || fflush(stdout) != 0) {
+		if (status == EXIT_SUCCESS) /* else the cause has been told */
+			sal_warn("stdout: %s", strerror(errno));
+		status = EXIT_FAILURE;
+	}
 	if (told.len && !cfg.p.c.quiet && status == EXIT_SUCCESS) /* a refusal is one line */
 		fputs(told.data, stderr);
 	status = sal_finish(status, &cfg.p.c, &n, NULL);

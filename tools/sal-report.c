@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* sal-report - a run folder as one HTML page.  See sal-report(1). */
 #include "lib/report.h"
+#include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 int
 main(int argc, char *argv[])
@@ -29,8 +31,10 @@ main(int argc, char *argv[])
 		goto out;
 	}
 	n.out = html.len > 0;
-	if (html.len)
-		fwrite(html.data, 1, html.len, stdout); /* sal_finish looks at stdout */
+	if (fwrite(html.data ? html.data : "", 1, html.len, stdout) != html.len || fflush(stdout) != 0) {
+		sal_warn("stdout: %s", strerror(errno));
+		goto out;
+	}
 	status = EXIT_SUCCESS;
 
 out:

@@ -27,6 +27,10 @@
 #define THREADS (WARPS * 32)
 #define TILE_DKV 8   /* queries that meet a page at a time in the backward pass */
 
+/* Query j of this warp, of n that it has, at most QW; element e of this lane, where a head has it. */
+#define EACH_QUERY(j, n) _Pragma("unroll") for (int j = 0; j < QW; j++) if (j < (n))
+#define EACH_ELEMENT(e) for (int e = 0; e < ND; e++) if (lane + e * 32 < a.d)
+
 #define LD_OF(nd) ((nd) * 32 + 4) /* room for a head of nd * 32 elements, in floats */
 
 struct job {
@@ -99,10 +103,7 @@ dots(float *s, const float *x, const float *k, int n, int d)
 		s[j] = 0;
 	for (int c = 0; c < d; c += 4) {
 		float4 b = *(const float4 *)(kt + c);
-#pragma unroll
-		for (int j = 0; j < QW; j++) {
-			if (j >= n)
-				continue; /* the same for the whole warp */
+		EACH_QUERY(j, n) {
 			float4 e = *(const float4 *)(xw + j * WARPS * LD_OF(ND) + c);
 			s[j] = fmaf(e.w, b.w, fmaf(e.z, b.z, fmaf(e.y, b.y, fmaf(e.x, b.x, s[j]))));
 		}
@@ -169,10 +170,7 @@ forward_kernel(T *y, float *lse, float *part, const T *q, const T *k, const T *v
 			stage_page<T, ND>(kv, k, block, hk, &a);
 			__syncthreads();
 			dots<QW, ND>(s, qs, kv, nj, a.d);
-#pragma unroll
-			for (int j = 0; j < QW; j++) {
-				if (j >= nj)
-					continue;
+			EACH_QUERY(j, nj) {
 				int i = warp + j * WARPS, p = p0 + i / heads, key = page * PAGE + lane;
 				float cb, cm, x = key <= p && key >= sees_from(&a, p) ? s[j] * a.scale : -INFINITY;
 
@@ -191,10 +189,7 @@ forward_kernel(T *y, float *lse, float *part, const T *q, const T *k, const T *v
 
 				for (int e = 0; e < ND; e++)
 					vt[e] = kv[t * LD + lane + e * 32];
-#pragma unroll
-				for (int j = 0; j < QW; j++) {
-					if (j >= nj)
-						continue;
+				EACH_QUERY(j, nj) {
 					float x = ps[(warp + j * WARPS) * PAGE + t];
 					for (int e = 0; e < ND; e++)
 						acc[j][e] = fmaf(x, vt[e], acc[j][e]);
@@ -202,12 +197,9 @@ forward_kernel(T *y, float *lse, float *part, const T *q, const T *k, const T *v
 			}
 			__syncthreads(); /* values are done with */
 		}
-#pragma unroll
-		for (int j = 0; j < QW; j++) {
+		EACH_QUERY(j, nj) {
 			float cb, cm;
 
-			if (j >= nj)
-				continue;
 			if (a.parts) {
 				int i = warp + j * WARPS;
 				int64_t head = (int64_t)(row0 + i / heads) * a.hq + hk * a.g + g0 + i % heads;
@@ -217,9 +209,8 @@ forward_kernel(T *y, float *lse, float *part, const T *q, const T *k, const T *v
 					to[0] = m[j];
 					to[1] = l[j];
 				}
-				for (int e = 0; e < ND; e++)
-					if (lane + e * 32 < a.d)
-						to[2 + lane + e * 32] = acc[j][e];
+				EACH_ELEMENT(e)
+					to[2 + lane + e * 32] = acc[j][e];
 				continue;
 			}
 			top[j] = join(top[j], m[j], &cb, &cm);
@@ -230,15 +221,11 @@ forward_kernel(T *y, float *lse, float *part, const T *q, const T *k, const T *v
 	}
 	if (a.parts)
 		return; /* all threads */
-#pragma unroll
-	for (int j = 0; j < QW; j++) {
+	EACH_QUERY(j, nj) {
 		int i = warp + j * WARPS;
 
-		if (j >= nj)
-			continue;
-		for (int e = 0; e < ND; e++)
-			if (lane + e * 32 < a.d)
-				put(y, at(i) + lane + e * 32, sum[j][e] / all[j]);
+		EACH_ELEMENT(e)
+			put(y, at(i) + lane + e * 32, sum[j][e] / all[j]);
 		if (lse && lane == 0)
 			lse[at(i) / a.d] = top[j] + logf(all[j]);
 	}
@@ -323,11 +310,11 @@ dq_kernel(T *dq, const T *dy, const T *q, const float *lse, const float *delta, 
 	stage_queries<T, ND>(gs, dy, QW * WARPS, nq, a.d, at);
 
 	float acc[QW][ND], z[QW], dl[QW];
-	for (int j = 0; j < QW; j++) {
-		int64_t head = j < nj ? at(warp + j * WARPS) / a.d : 0;
+	EACH_QUERY(j, nj) {
+		int64_t head = at(warp + j * WARPS) / a.d;
 
-		z[j] = j < nj ? lse[head] : 0.0f;
-		dl[j] = j < nj ? delta[head] : 0.0f;
+		z[j] = lse[head];
+		dl[j] = delta[head];
 		for (int e = 0; e < ND; e++)
 			acc[j][e] = 0;
 	}
@@ -340,33 +327,25 @@ dq_kernel(T *dq, const T *dy, const T *q, const float *lse, const float *delta, 
 		__syncthreads();
 		dots<QW, ND>(s, qs, ks, nj, a.d);
 		dots<QW, ND>(dp, gs, vs, nj, a.d);
-#pragma unroll
-		for (int j = 0; j < QW; j++) {
+		EACH_QUERY(j, nj) {
 			float p, ds;
 			int i = warp + j * WARPS;
 
-			if (j >= nj)
-				continue;
 			soften(&p, &ds, s[j], dp[j], z[j], dl[j], page * PAGE + lane, i0 + i / heads, &a);
 			dss[i * PAGE + lane] = ds;
 		}
 		__syncwarp(); /* a warp reads only what it wrote */
 		for (int t = 0; t < PAGE; t++)
-#pragma unroll
-			for (int j = 0; j < QW; j++) {
-				if (j >= nj)
-					continue;
+			EACH_QUERY(j, nj) {
 				float ds = dss[(warp + j * WARPS) * PAGE + t];
 				for (int e = 0; e < ND; e++)
 					acc[j][e] = fmaf(ds, ks[t * LD + lane + e * 32], acc[j][e]);
 			}
 		__syncthreads(); /* the page is done with */
 	}
-#pragma unroll
-	for (int j = 0; j < QW; j++)
-		for (int e = 0; e < ND; e++)
-			if (j < nj && lane + e * 32 < a.d)
-				put(dq, at(warp + j * WARPS) + lane + e * 32, acc[j][e]);
+	EACH_QUERY(j, nj)
+		EACH_ELEMENT(e)
+			put(dq, at(warp + j * WARPS) + lane + e * 32, acc[j][e]);
 }
 
 /* A page of keys against every query that sees any of them, rows in order and in each its heads. */
@@ -385,8 +364,8 @@ dkv_kernel(T *dk, T *dv, const T *dy, const T *q, const float *lse, const float 
 		return; /* the whole block */
 	int row0 = off[b], len = off[b + 1] - off[b], end = len;
 	int64_t block = pages[(int64_t)b * a.most + k0 / PAGE];
-	if (a.window > 0 && end - k0 > PAGE - 1 + a.window)
-		end = k0 + PAGE - 1 + a.window;
+	if (a.window > 0)
+		end = min(len, k0 + PAGE - 1 + a.window);
 	stage_page<T, ND>(ks, k, block, hk, &a);
 	stage_page<T, ND>(vs, v, block, hk, &a);
 
@@ -404,12 +383,8 @@ dkv_kernel(T *dk, T *dv, const T *dy, const T *q, const float *lse, const float 
 		__syncthreads();
 		dots<QW, ND>(s, qs, ks, nj, a.d);
 		dots<QW, ND>(dp, gs, vs, nj, a.d);
-#pragma unroll
-		for (int j = 0; j < QW; j++) {
+		EACH_QUERY(j, nj) {
 			int i = warp + j * WARPS;
-
-			if (j >= nj)
-				continue;
 			int64_t head = at(i) / a.d;
 			soften(&ps[i * PAGE + lane], &dss[i * PAGE + lane], s[j], dp[j], lse[head], delta[head], k0 + lane,
 			    (int)((f + i) / a.g), &a);
@@ -437,8 +412,8 @@ dkv_kernel(T *dk, T *dv, const T *dy, const T *q, const float *lse, const float 
 	for (int t = 0; t < KW; t++) {
 		int key = k0 + warp * KW + t;
 
-		for (int e = 0; e < ND; e++)
-			if (key < len && lane + e * 32 < a.d) {
+		EACH_ELEMENT(e)
+			if (key < len) {
 				int64_t o = ((int64_t)(row0 + key) * a.hk + hk) * a.d + lane + e * 32;
 				put(dk, o, ak[t][e]);
 				put(dv, o, av[t][e]);

@@ -22,9 +22,9 @@ struct lse {
 	float max, sum, zsum;
 };
 
-/* Take in the next n logits, z times scale; every thread of the block holds the same s. */
+/* Take in a chunk of n logits, z times scale; every thread of the block holds the same s. */
 __device__ static inline void
-lse_update(struct lse *s, const float *z, int n, float scale)
+lse_chunk(struct lse *s, const float *z, int n, float scale)
 {
 	float top = -1e30f, sum = 0, zsum = 0;
 
@@ -53,43 +53,56 @@ lse_update(struct lse *s, const float *z, int n, float scale)
 	s->zsum = zsum;
 }
 
+/* Take in the next n logits, a multiple of SAL_VOCAB_CHUNK or the last. */
+__device__ static inline void
+lse_update(struct lse *s, const float *z, int n, float scale)
+{
+	for (int c = 0; c < n; c += SAL_VOCAB_CHUNK)
+		lse_chunk(s, z + c, min(n - c, SAL_VOCAB_CHUNK), scale);
+}
+
 __device__ static inline float
 lse_value(const struct lse *s)
 {
 	return s->max + logf(s->sum);
 }
 
+/* A target outside the vocabulary is a fault, and 0. */
+__device__ static inline int
+target_of(int t, int vocab)
+{
+	return (unsigned)t < (unsigned)vocab ? t : 0;
+}
+
 /*
- * One block a row: the slice of logits from column v0 into state [n, 3]; after the
- * last one the results.
+ * One block a row: the slice of logits from column v0 into state [n, 4], a struct lse
+ * and the maximum before the slice; after the last one the results.
  */
 static __global__ void __launch_bounds__(THREADS)
 lse_kernel(float *logprob, float *entropy, float *state, const float *z, const int *target, int v0, int cn, int vocab,
     float scale, int *fault)
 {
 	int64_t i = blockIdx.x;
-	int t = target[i];
+	int t = target_of(target[i], vocab);
 	struct lse s = { 0, 0, 0 };
 
-	if (t < 0 || t >= vocab) {
-		if (threadIdx.x == 0)
-			atomicCAS(fault, SAL_FAULT_NONE, SAL_FAULT_TARGET);
-		t = 0;
-	}
 	if (v0 > 0) {
-		s.max = state[i * 3];
-		s.sum = state[i * 3 + 1];
-		s.zsum = state[i * 3 + 2];
+		s.max = state[i * 4];
+		s.sum = state[i * 4 + 1];
+		s.zsum = state[i * 4 + 2];
 	}
-	for (int c = 0; c < cn; c += SAL_VOCAB_CHUNK)
-		lse_update(&s, z + i * cn + c, cn - c < SAL_VOCAB_CHUNK ? cn - c : SAL_VOCAB_CHUNK, scale);
+	float before = s.max;
+	lse_update(&s, z + i * cn, cn, scale);
 	if (threadIdx.x != 0) /* no barrier follows */
 		return;
+	if (t != target[i])
+		atomicCAS(fault, SAL_FAULT_NONE, SAL_FAULT_TARGET);
 	if (t >= v0 && t < v0 + cn)
 		logprob[i] = z[i * cn + t - v0] * scale;
-	state[i * 3] = s.max;
-	state[i * 3 + 1] = s.sum;
-	state[i * 3 + 2] = s.zsum;
+	state[i * 4] = s.max;
+	state[i * 4 + 1] = s.sum;
+	state[i * 4 + 2] = s.zsum;
+	state[i * 4 + 3] = before;
 	if (v0 + cn < vocab)
 		return;
 	logprob[i] -= lse_value(&s);
@@ -99,23 +112,19 @@ lse_kernel(float *logprob, float *entropy, float *state, const float *z, const i
 
 /*
  * The gradient, as cpu/logprob.c has it.  One block a row: exp(z - max) of a slice, 0 for the token itself, and the sum of
- * those before, dh [n, c], brought to the largest max so far.
+ * those before, dh [n, c] (NULL: none), brought to the largest max so far.
  */
 template <class T>
 static __global__ void __launch_bounds__(THREADS)
-weights_kernel(T *e, float *dh, float *top, const float *state, const float *z, const int *target, int v0, int cn, int64_t c,
-    float scale)
+weights_kernel(T *e, float *dh, const float *state, const float *z, const int *target, int v0, int cn, int64_t c, float scale)
 {
 	int64_t i = blockIdx.x;
-	float max = state[i * 3], shrink = v0 > 0 ? expf(top[i] - max) : 1;
+	float max = state[i * 4], shrink = dh ? expf(state[i * 4 + 3] - max) : 1;
 
 	for (int j = threadIdx.x; j < cn; j += THREADS)
 		put(e, i * cn + j, target[i] == v0 + j ? 0 : expf(z[i * cn + j] * scale - max));
 	for (int64_t j = threadIdx.x; shrink != 1 && j < c; j += THREADS)
 		dh[i * c + j] *= shrink;
-	__syncthreads(); /* top is read by all */
-	if (threadIdx.x == 0)
-		top[i] = max;
 }
 
 /* dh = scale ((1 - p) w_y - dh / sum) */
@@ -123,8 +132,8 @@ template <class T>
 static __global__ void __launch_bounds__(THREADS)
 unit_kernel(float *dh, const float *logprob, const float *state, const T *w, const int *target, int vocab, int64_t c, float scale)
 {
-	int64_t i = blockIdx.x, t = target[i] < 0 || target[i] >= vocab ? 0 : target[i]; /* a fault is kept by now */
-	float a = -scale / state[i * 3 + 1], b = -scale * expm1f(logprob[i]);
+	int64_t i = blockIdx.x, t = target_of(target[i], vocab);
+	float a = -scale / state[i * 4 + 1], b = -scale * expm1f(logprob[i]);
 
 	for (int64_t j = threadIdx.x; j < c; j += THREADS)
 		dh[i * c + j] = fmaf(b, get(w, t * c + j), a * dh[i * c + j]);
@@ -170,7 +179,7 @@ sal_cuda_logprob(struct sal_dev *dev, struct sal_tensor logprob, struct sal_tens
 	void *e = back ? sal_cuda_scratch(dev, SAL_SLOT_B, sal_cuda_dlogits_bytes(w.dtype, rows, w.out)) : NULL;
 
 	for (int64_t i0 = 0; z && (e || !back) && i0 < rows; i0 += ROWS) {
-		float *state = z + most * sal_cuda_least(SLICE, w.out), *top = state + most * 3;
+		float *state = z + most * sal_cuda_least(SLICE, w.out);
 		int64_t n = sal_cuda_least(ROWS, rows - i0);
 		float *lp = (float *)logprob.data + i0, *grad = back ? (float *)dh.data + i0 * w.in : NULL;
 		const int *want = (const int *)target.data + i0;
@@ -185,8 +194,8 @@ sal_cuda_logprob(struct sal_dev *dev, struct sal_tensor logprob, struct sal_tens
 			sal_cuda_note(dev, "logprob", cudaGetLastError());
 			if (!back)
 				continue;
-			BY_TYPE(w.dtype, T, LAUNCH(weights_kernel<T>, (unsigned)n, THREADS, 0, p->stream, (T *)e, grad, top, state, z, want,
-			    (int)v0, (int)cn, w.in, inv_temperature));
+			BY_TYPE(w.dtype, T, LAUNCH(weights_kernel<T>, (unsigned)n, THREADS, 0, p->stream, (T *)e, v0 ? grad : NULL, state, z,
+			    want, (int)v0, (int)cn, w.in, inv_temperature));
 			sal_cuda_note(dev, "logprob", cudaGetLastError());
 			q.m = w.in;
 			q.n = n;
@@ -273,9 +282,10 @@ cut(const struct row *r, bool by_mass, double want)
 		}
 		__syncthreads();
 		if (threadIdx.x == 0) {
-			int b = 255; /* all together reach want: if none before it, 0 does */
+			int b = 255;
 
-			for (; b > 0 && !(count[b] && (double)(above + hist[b]) >= want); b--)
+			/* all together reach want, so that b stays in */
+			for (; !(count[b] && (double)(above + hist[b]) >= want); b--)
 				above += hist[b];
 			found[0] = prefix << 8 | (u64)b;
 			found[1] = above;
@@ -317,7 +327,7 @@ draw(const struct row *r, float u)
 	double stop = (double)u * (double)whole;
 	/* one warp alone holds the place; its lanes stay together */
 	bool here = (double)before <= stop && (double)(before + mine) > stop;
-	for (int j = begin; here && j < end; j += 32) {
+	for (int j = begin; here; j += 32) { /* sums are exact: end is not reached */
 		u64 m = j + lane < end ? mass(r, j + lane) : 0, sum = m;
 
 		for (int o = 1; o < 32; o <<= 1) {
@@ -346,8 +356,7 @@ sample_kernel(int *token, float *logprob, const float *logits, const float *u, i
 	struct lse s = { 0, 0, 0 };
 	int id;
 
-	for (int c = 0; c < vocab; c += SAL_VOCAB_CHUNK)
-		lse_update(&s, z + c, vocab - c < SAL_VOCAB_CHUNK ? vocab - c : SAL_VOCAB_CHUNK, scale);
+	lse_update(&s, z, vocab, scale);
 	if (greedy) {
 		u64 best = 0;
 
@@ -357,7 +366,7 @@ sample_kernel(int *token, float *logprob, const float *logits, const float *u, i
 	} else {
 		struct row r = { z, vocab, scale, s.max, 0, 0 };
 
-		for (int by_mass = top_k <= 0 || top_k >= vocab; by_mass < (top_p < 1 ? 2 : 1); by_mass++) {
+		for (int by_mass = top_k == 0; by_mass < (top_p < 1 ? 2 : 1); by_mass++) {
 			u64 whole = 0;
 
 			for (int j = threadIdx.x; by_mass && j < vocab; j += THREADS)
@@ -382,6 +391,6 @@ sal_cuda_sample(struct sal_dev *dev, struct sal_tensor token, struct sal_tensor 
 
 	LAUNCH(sample_kernel, (unsigned)logits.dim[0], THREADS, 0, p->stream, (int *)token.data, (float *)logprob.data,
 	    (const float *)logits.data, (const float *)u.data, (int)logits.dim[1], temperature == 0 ? 1.0f : 1.0f / temperature,
-	    temperature == 0, top_k, top_p, min_p);
+	    temperature == 0, top_k < logits.dim[1] ? top_k : 0, top_p, min_p);
 	sal_cuda_note(dev, "sample", cudaGetLastError());
 }

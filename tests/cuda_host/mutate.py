@@ -31,7 +31,9 @@ FILES = sorted(f for f in os.listdir(SRC) if f.endswith((".cu", ".h")))
 # Tests of a file, or of a function of it where that is less
 TESTS = {"attention.cu": "attention", "blocks.cu": "blocks", "gemm.cu": "linear,pack,failure", "logprob.cu": "logprob,sample,failure", "rmsnorm.cu": "rmsnorm",
          "rope.cu": "rope", "swiglu.cu": "swiglu", "head.cu": "head", "elementwise.cu": "elements,adamw", "cuda.h": "rmsnorm,head,logprob,elements,swiglu,rope,blocks",
-         "lse_kernel": "logprob,failure", "dlogits_kernel": "test_logprob", "key_of": "test_sample(", "mass": "test_sample(", "cut": "test_sample(",
+         "lse_kernel": "logprob,failure", "target_of": "failure", "weights_kernel": "test_logprob(", "unit_kernel": "test_logprob(",
+         "delta_kernel": "test_attention(", "soften": "test_attention(", "dq_kernel": "test_attention(", "dkv_kernel": "test_attention(",
+         "key_of": "test_sample(", "mass": "test_sample(", "cut": "test_sample(",
          "draw": "test_sample,edges", "sample_kernel": "sample", "embedding_kernel": "pack,failure", "EACH": "elements,swiglu"}
 # kind, pattern, what the mutant has there, what the program of all mutants has
 RULES = [("barrier", r"(__sync(?:threads|warp)\(\);)", r";", r"if (mutant != {k}) \1"),
@@ -63,10 +65,12 @@ Mutant = collections.namedtuple("Mutant", "number file kind line code function w
 
 
 def kernel_lines(text):
-    """{number of a line inside a __device__ or __global__ function, or of the loop that kernels share: name of the function}."""
+    """{number of a line inside a __device__ or __global__ function, or of a loop that they share: name of the function}."""
     inside, marked, name, out = False, False, "", {}
     for n, line in enumerate(text.split("\n")):
-        if line.startswith("#define EACH") or (out.get(n - 1) == "EACH" and line.startswith("\t(int64_t i = (int64_t)blockIdx.x")): out[n] = "EACH"
+        loop = re.match(r"#define (EACH\w*)\(", line) or (n and re.match(r"#define (EACH)\(.*\\$", before))
+        if loop: out[n] = loop[1]
+        before = line
         marked = marked or bool(re.search(r"__(device|global)__", line))
         if marked and not inside and re.match(r"\w.*?(\w+)\(", line) and "__launch_bounds__" not in line: name = re.search(r"(\w+)\(", line)[1]
         if line.startswith("{") and marked: inside = True

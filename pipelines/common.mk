@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # What the pipelines share: a target is complete or absent, and what the last command of its recipe said stands in TARGET.log.
 .DELETE_ON_ERROR:
-.SECONDARY:
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 # names as make was given them, so that a tree below a folder with a blank in its name works too

@@ -60,6 +60,7 @@ $(BASE)/held.prompts: $(PROMPTS) | $(BASE)/model
 	mv $@.tmp $@
 
 # 1. sample: answers under a drawn principle (+) and under its negation (-)
+.SECONDARY: $(foreach d,train held,$(BASE)/$(d)+.jsonl $(BASE)/$(d)-.jsonl $(BASE)/$(d).prefs.jsonl $(BASE)/$(d).turned.jsonl) # made by patterns: kept
 $(BASE)/%+.jsonl: $(BASE)/%.prompts
 	sal-generate -m $(MODEL) -p $(P) --sign + -n $(N_SAMPLES) --max-tokens $(MAX_NEW) --temperature $(T) --seed $(SEED) < $< $(KEEP)
 $(BASE)/%-.jsonl: $(BASE)/%.prompts

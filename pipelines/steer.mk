@@ -19,9 +19,9 @@ view   = --under $(1:%-negated=%) $(if $(filter %-negated,$(1)),--negate)
 steer: | about $(WORK)/steer.txt
 	@cat $(WORK)/steer.txt
 
-# a run of PPO under its principle
+# a run of PPO under its principle; the make below says what is left of it to do, for PPO_STEPS may be others than last time
 define run
-$(WORK)/$(1)/after.jsonl: $(rm) $(BASE)/held.prompts
+$(WORK)/$(1)/after.jsonl: $(rm) $(BASE)/held.prompts FORCE
 	$$(MAKE) --no-print-directory -f $(HERE)/salmon.mk BIN=$(BIN) MODEL=$(MODEL) BASE=$(BASE) WORK=$(WORK)/$(1) UNDER=$(1:%-negated=%) \
 	  NEGATED=$(filter %-negated,$(1)) PPO_STEPS=$(PPO_STEPS) N_PPO=$(N_PPO) MINIBATCH=$(MINIBATCH) answers
 endef
@@ -53,4 +53,4 @@ $(WORK)/steer.txt: $(foreach w,$(who),$(foreach v,$(views),$(WORK)/$(w)/under-$(
   $(BASE)/judged.prefs.jsonl $(BASE)/compared.prefs.jsonl
 	$(HERE)/steer $(BASE) $(WORK) "$(RUNS)" "$(views)" $(KEEP)
 
-.PHONY: steer
+.PHONY: steer FORCE

@@ -92,13 +92,12 @@ whole() { [ -e "$BATS_FILE_TMPDIR/whole/report.txt" ] || salmon "$BATS_FILE_TMPD
 	grep -q '^compare judge: agrees with the label on [0-9]* of 4 pairs' "$T/steer/steer.txt"
 	again() {
 		make -s -f pipelines/steer.mk BIN="$BIN" MODEL="$BATS_FILE_TMPDIR/model" BASE="$BATS_FILE_TMPDIR/whole" WORK="$T/steer" \
-			RUNS='Concise Concise-negated Poetic' N_PPO=4 PPO_STEPS=$1 MINIBATCH=2 BEST=2 PPO_NEW=8 R=4 PPO_LR=1e-2 ALARM= steer > "$T/again" 2>&1
+			RUNS='Concise Concise-negated Poetic' N_PPO=4 PPO_STEPS=$1 MINIBATCH=2 BEST=2 PPO_NEW=8 R=4 PPO_LR=1e-2 ALARM= steer > /dev/null 2>&1
 	}
 	touch "$T/mark"
 	again 1 # there is nothing left to do
 	[ -z "$(find "$T/steer" -name '*.jsonl' -newer "$T/mark")" ]
 	again 2 # one step more of each run, and the table anew
-	cat "$T/again"
 	for f in Poetic/state2/state.json Poetic/after.jsonl Poetic/reference.jsonl before/under-Poetic.jsonl steer.txt; do [ "$T/steer/$f" -nt "$T/mark" ]; done
 	[ "$T/steer/many.jsonl" -ot "$T/mark" ]
 }

@@ -54,8 +54,8 @@ void sal_batch_clear(struct sal_engine *e);
 bool sal_batch_fits(const struct sal_engine *e, int n_rows, int n_seqs);
 /*
  * A sequence on pages of the engine's choosing; record: its index in the update (training).  Its first `shared` pages are
- * those of the sequence added before it, which begins with the same tokens: only the rows after them are computed (0: all,
- * as a backward pass needs).
+ * those of the sequence added before it, which begins with the same tokens: only the rows after them are computed.  Before a
+ * backward pass that sequence shares none itself.
  */
 void sal_batch_add(struct sal_engine *e, const int32_t *ids, int n, int record, int shared);
 /* n tokens from position first, on the caller's pages (page[i]: positions SAL_KV_PAGE*i ..). */

@@ -184,21 +184,38 @@ run(struct sal_engine *e, const struct sal_adapter *a, struct sal_seq *s, int n,
 	return check_finite(s, n, what);
 }
 
-/* How many sequences from s on fit the engine together, whole records at a time; at least one record. */
+/* Whole pages at the beginning of s that the sequence before it has too; rows that are read out stay its own. */
 static int
-fill(struct sal_engine *e, const struct sal_seq *s, int n, enum sal_eval_what what, bool whole)
+common_pages(const struct sal_seq *before, const struct sal_seq *s, enum sal_eval_what what)
 {
-	int i = 0;
+	int most = what == SAL_EVAL_REWARD || what == SAL_EVAL_CHOICE ? s->n - 1 : s->from - 1, rows = sal_seq_rows(before, what), k = 0;
+
+	most = most < rows ? most : rows;
+	while (k < most && s->ids[k] == before->ids[k])
+		k++;
+	return k / SAL_KV_PAGE;
+}
+
+/*
+ * How many sequences from s on fit the engine together, whole records at a time; at least one record.  The second of a record
+ * shares what it begins with as the first does: always, so that its gradient is the same in any batch.
+ */
+static int
+fill(struct sal_engine *e, struct sal_seq *s, int n, enum sal_eval_what what)
+{
+	int i = 0, k;
 
 	sal_batch_clear(e);
-	while (i < n) {
-		int k = 1, r = sal_seq_rows(&s[i], what);
-		while (whole && i + k < n && s[i + k].record == s[i].record)
-			r += sal_seq_rows(&s[i + k++], what);
-		if (i > 0 && !sal_batch_fits(e, r, k))
+	for (; i < n; i += k) {
+		int rows = 0;
+		for (k = 0; i + k < n && s[i + k].record == s[i].record; k++) {
+			s[i + k].first = k == 1 ? common_pages(&s[i], &s[i + 1], what) * SAL_KV_PAGE : 0;
+			rows += sal_seq_rows(&s[i + k], what) - s[i + k].first;
+		}
+		if (i > 0 && !sal_batch_fits(e, rows, k))
 			break;
-		for (; k > 0; k--, i++)
-			sal_batch_add(e, s[i].ids, sal_seq_rows(&s[i], what), s[i].record, 0);
+		for (int j = i; j < i + k; j++)
+			sal_batch_add(e, s[j].ids, sal_seq_rows(&s[j], what), s[j].record, s[j].first / SAL_KV_PAGE);
 	}
 	return i;
 }
@@ -213,18 +230,6 @@ by_ids(const void *a, const void *b)
 		if (x->ids[i] != y->ids[i])
 			return x->ids[i] < y->ids[i] ? -1 : 1;
 	return (x->n > y->n) - (x->n < y->n);
-}
-
-/* Whole pages at the beginning of s that the sequence before it has too; rows that are read out stay its own. */
-static int
-common_pages(const struct sal_seq *before, const struct sal_seq *s, enum sal_eval_what what)
-{
-	int most = what == SAL_EVAL_REWARD || what == SAL_EVAL_CHOICE ? s->n - 1 : s->from - 1, rows = sal_seq_rows(before, what), k = 0;
-
-	most = most < rows ? most : rows;
-	while (k < most && s->ids[k] == before->ids[k])
-		k++;
-	return k / SAL_KV_PAGE;
 }
 
 /*
@@ -299,7 +304,7 @@ sal_eval_grad(struct sal_engine *e, struct sal_adapter *a, struct sal_seq *s, in
 
 	for (int i = 0, k; i < n; i += k) {
 		struct picked p = { 0 };
-		k = fill(e, s + i, n - i, what, true);
+		k = fill(e, s + i, n - i, what);
 		int rc = run(e, a, s + i, k, what, inv_temperature, &p, true);
 		float *host = rc == 0 ? malloc(((size_t)p.n + 1) * sizeof *host) : NULL;
 		if (rc == 0 && host == NULL)

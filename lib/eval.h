@@ -2,8 +2,9 @@
 /*
  * eval.h - sequences through a model: log-probabilities, values and rewards, and the gradients of losses over them.
  *
- * Sequences are packed into micro-batches that fit the engine; how they are packed changes no bit of any result.  Where
- * only a forward pass is wanted, what sequences have in common at their beginning is computed once.
+ * Sequences are packed into micro-batches that fit the engine; how they are packed changes no bit of any result.  What
+ * sequences have in common at their beginning is computed once: all of a batch where only a forward pass is wanted, the two of
+ * a record where gradients are.
  */
 #ifndef SAL_EVAL_H
 #define SAL_EVAL_H
@@ -19,7 +20,7 @@ enum sal_eval_what {
 struct sal_seq {
 	const int32_t *ids;
 	int n, from;     /* from >= 1 but for rewards, where it is not used */
-	int first;       /* rows before it are those of another sequence of the batch: set by sal_eval */
+	int first;       /* rows before it are those of another sequence of the batch: set by both calls below */
 	int record;      /* index in the update; sequences of one record are adjacent */
 	long line;       /* of the input: an error names it; 0: none */
 	int32_t choice[2];

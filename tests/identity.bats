@@ -118,11 +118,11 @@ train="--lora-r 4 --learning-rate 1e-2 --schedule constant --warmup-steps 0"
 	training "$BATS_FILE_TMPDIR/in" sal-sft -m "$M" $train --batch 7 --epochs 2
 }
 @test "sal-sft --loss dpo: any threads and micro-batch" {
-	jq -c '{id, prompt, chosen: .response, rejected: "no"}' "$BATS_FILE_TMPDIR/in" > "$T/in"
+	jq -c '{id, prompt: ("both answers begin with the same " + .prompt), chosen: .response, rejected: "no"}' "$BATS_FILE_TMPDIR/in" > "$T/in"
 	training "$T/in" sal-sft -m "$M" $train --loss dpo --batch 7
 }
 @test "sal-rmtrain: any threads and micro-batch" {
-	jq -c '{id, prompt, chosen: .response, rejected: "no"}' "$BATS_FILE_TMPDIR/in" > "$T/in"
+	jq -c '{id, prompt: ("both answers begin with the same " + .prompt), chosen: .response, rejected: "no"}' "$BATS_FILE_TMPDIR/in" > "$T/in"
 	training "$T/in" sal-rmtrain -m "$M" $train --batch 7 --max-len 250 --template "$ROOT/tests/data/reward.txt"
 }
 @test "sal-ppo-step: any threads and micro-batch, with a critic and without" {

@@ -20,7 +20,7 @@
  * a page: a lane's chain is the same whichever rows share its registers, so a
  * row decoded alone equals the same row of a prefill bit for bit.  In the
  * backward pass dk and dv of a key are one chain over the rows, and in each row over the
- * heads of the group.
+ * heads of the group; of a key that several sequences share, over the rows of each in turn.
  */
 #include "cpu.h"
 #include "vec.h"
@@ -509,12 +509,22 @@ struct grads {
 	const float *lse;
 };
 
-/* Floats that backward_head() needs for a sequence of T rows. */
+/* Floats that backward_head() needs for T rows. */
 static size_t
 backward_room(const struct job *a, int64_t T)
 {
 	int64_t nq = (a->G < TILE ? TILE / a->G : 1) * a->G;
 	return (size_t)(6 * PAGE * a->Dp + (3 * nq + 1) * (a->Dp + PAGE) + T * a->G * (a->Dp + 1) + 15) / 16 * 16;
+}
+
+/* The sequence after b and those that go on from its rows. */
+static int64_t
+family_end(const struct job *a, int64_t b)
+{
+	do
+		b++;
+	while (b < a->B && a->first[b] > 0);
+	return b;
 }
 
 /*
@@ -555,88 +565,128 @@ pair_rows(float *units, float *s, int64_t n, int64_t ld)
 		pair(units + i / 2 * ld, (bf16 *)(void *)(s + i * ld), i + 1 < n ? (bf16 *)(void *)(s + (i + 1) * ld) : NULL, ld);
 }
 
-/* One sequence and one key head, with all query heads that use it. */
+/* Memory of a thread. */
+struct back {
+	float *kb, *kr, *vb, *vt, *dk, *dv; /* of a page */
+	float *q, *g, *s, *ds, *q2, *g2, *s2, *ds2; /* of a tile: q, dy, p, ds, and in pairs the same with two rows in one */
+	float *dq, *delta; /* of row row0 and on */
+	int64_t row0;
+};
+
+static struct back
+back_of(const struct job *a, int64_t row0, int64_t T, float *mem)
+{
+	int64_t nq = (a->G < TILE ? TILE / a->G : 1) * a->G, half = (nq + 1) / 2, Dp = a->Dp;
+	struct back w = { .kb = mem, .row0 = row0 };
+
+	w.kr = w.kb + PAGE * Dp;
+	w.vb = w.kr + PAGE * Dp;
+	w.vt = w.vb + PAGE * Dp;
+	w.dk = w.vt + PAGE * Dp;
+	w.dv = w.dk + PAGE * Dp;
+	w.q = w.dv + PAGE * Dp;
+	w.g = w.q + nq * Dp;
+	w.s = w.g + nq * Dp;
+	w.ds = w.s + nq * PAGE;
+	w.q2 = w.ds + nq * PAGE;
+	w.g2 = w.q2 + half * Dp;
+	w.s2 = w.g2 + half * Dp;
+	w.ds2 = w.s2 + half * PAGE;
+	w.dq = w.ds2 + half * PAGE;
+	w.delta = w.dq + T * a->G * Dp;
+	return w;
+}
+
+/* A page of keys from position k0 on, k as it is multiplied, nk of them there, against the queries of sequence c that see any of them. */
+static void
+backward_page(const struct job *a, int64_t c, int64_t hk, const struct grads *x, const struct back *w, const void *k, int64_t k0, int64_t nk)
+{
+	int64_t D = a->D, Dp = a->Dp, G = a->G, row0 = a->off[c], p0 = a->first[c], end = a->off[c + 1] - row0;
+	int64_t rows = G < TILE ? TILE / G : 1, at = (row0 - w->row0) * G;
+	bool pairs = PAIRS && a->h;
+	float *q = w->q, *g = w->g, *s = w->s, *ds = w->ds;
+	vf scale = vf_set1(a->scale);
+
+	if (a->window > 0 && p0 + end - k0 > PAGE - 1 + (int64_t)a->window)
+		end = k0 + PAGE - 1 + a->window - p0;
+	for (int64_t i0 = k0 > p0 ? k0 - p0 : 0; i0 < end; i0 += rows) {
+		int64_t n = (end - i0 < rows ? end - i0 : rows) * G, units = pairs ? (n + 1) / 2 : n;
+
+		for (int64_t i = 0; i < n; i++) {
+			int64_t o = ((row0 + i0 + i / G) * a->Hq + hk * G + i % G) * D;
+			row_of(q + i * Dp, a, x->q, o);
+			row_of(g + i * Dp, a, x->dy, o);
+		}
+		scores(s, q, Dp, k, pairs ? D / 2 : D, n, pairs);
+		scores(ds, g, Dp, w->vt, pairs ? D / 2 : D, n, pairs);
+		for (int64_t i = 0; i < n; i++) {
+			int64_t r = i0 + i / G, p = p0 + r, lo = sees_from(a, p);
+			float *si = s + i * PAGE, *di = ds + i * PAGE;
+			vf z = vf_set1(x->lse[(row0 + r) * a->Hq + hk * G + i % G]);
+			vf dl = vf_set1(w->delta[at + i0 * G + i]);
+
+			for (int t = 0; t < NV; t++) {
+				vf e = vf_exp(vf_sub(vf_mul(vf_load(si + t * VL), scale), z));
+				vf_store(si + t * VL, e);
+				vf_store(di + t * VL, vf_mul(vf_mul(e, vf_sub(vf_load(di + t * VL), dl)), scale));
+			}
+			if (lo > k0 || p < k0 + PAGE - 1) {
+				mask(si, k0 / PAGE, lo, p, 0);
+				mask(di, k0 / PAGE, lo, p, 0);
+			}
+		}
+		if (pairs) {
+			for (int64_t i = 0; i < n; i += 2) {
+				const bf16 *qi = (const bf16 *)(void *)(q + i * Dp), *gi = (const bf16 *)(void *)(g + i * Dp);
+				pair(w->q2 + i / 2 * Dp, qi, i + 1 < n ? qi + 2 * Dp : NULL, Dp);
+				pair(w->g2 + i / 2 * Dp, gi, i + 1 < n ? gi + 2 * Dp : NULL, Dp);
+			}
+			pair_rows(w->s2, s, n, PAGE);
+			pair_rows(w->ds2, ds, n, PAGE);
+		}
+		mix(w->dq + (at + i0 * G) * Dp, Dp, ds, PAGE, 1, w->kr, pairs, Dp, pairs ? PAGE / 2 : PAGE, n, Dp);
+		mix(w->dk, Dp, pairs ? w->ds2 : ds, 1, PAGE, pairs ? w->q2 : q, pairs, Dp, units, nk, Dp);
+		mix(w->dv, Dp, pairs ? w->s2 : s, 1, PAGE, pairs ? w->g2 : g, pairs, Dp, units, nk, Dp);
+	}
+}
+
+/* Sequence b with those that go on from its rows, and one key head, with all query heads that use it. */
 static void
 backward_head(const struct job *a, int64_t b, int64_t hk, const struct grads *x, float *mem)
 {
-	int64_t D = a->D, Dp = a->Dp, G = a->G, T = a->off[b + 1] - a->off[b], row0 = a->off[b];
-	int64_t rows = G < TILE ? TILE / G : 1, nq = rows * G, half = (nq + 1) / 2;
-	bool pairs = PAIRS && a->h;
-	float *kb = mem, *kr = kb + PAGE * Dp, *vb = kr + PAGE * Dp, *vt = vb + PAGE * Dp;
-	float *dk = vt + PAGE * Dp, *dv = dk + PAGE * Dp;
-	/* of a tile: q, dy, p, ds, and in pairs the same with two rows in one */
-	float *q = dv + PAGE * Dp, *g = q + nq * Dp, *s = g + nq * Dp, *ds = s + nq * PAGE;
-	float *q2 = ds + nq * PAGE, *g2 = q2 + half * Dp, *s2 = g2 + half * Dp, *ds2 = s2 + half * PAGE;
-	float *dq = ds2 + half * PAGE, *delta = dq + T * G * Dp;
-	vf scale = vf_set1(a->scale);
+	int64_t D = a->D, Dp = a->Dp, G = a->G, row0 = a->off[b], end = family_end(a, b), T = a->off[end] - row0;
+	struct back w = back_of(a, row0, T, mem);
 
-	memset(dq, 0, (size_t)(T * G * Dp) * sizeof *dq);
+	memset(w.dq, 0, (size_t)(T * G * Dp) * sizeof *w.dq);
 	for (int64_t i = 0; i < T * G; i++) {
 		int64_t o = ((row0 + i / G) * a->Hq + hk * G + i % G) * D;
 		vf sum = vf_set1(0);
 
-		widen(kb, x->dy, a->h, o, D, Dp);
-		widen(kb + Dp, x->y, a->h, o, D, Dp);
+		widen(w.kb, x->dy, a->h, o, D, Dp);
+		widen(w.kb + Dp, x->y, a->h, o, D, Dp);
 		for (int64_t d = 0; d < Dp; d += VL)
-			sum = vf_fma(vf_load(kb + d), vf_load(kb + Dp + d), sum);
-		delta[i] = vf_sum(sum);
+			sum = vf_fma(vf_load(w.kb + d), vf_load(w.kb + Dp + d), sum);
+		w.delta[i] = vf_sum(sum);
 	}
 
-	for (int64_t j = 0; j * PAGE < T; j++) {
-		int64_t block = block_of(a, b, j, hk), k0 = j * PAGE, nk = T - k0 < PAGE ? T - k0 : PAGE, end = T;
-		const void *k = turn(a, block, kr, vt, kb, vb);
+	for (int64_t c = b; c < end; c++)
+		for (int64_t k0 = a->first[c], n = k0 + a->off[c + 1] - a->off[c]; k0 < n; k0 += PAGE) {
+			int64_t nk = n - k0 < PAGE ? n - k0 : PAGE;
+			const void *k = turn(a, block_of(a, c, k0 / PAGE, hk), w.kr, w.vt, w.kb, w.vb);
 
-		memset(dk, 0, (size_t)(2 * PAGE * Dp) * sizeof *dk);
-		if (a->window > 0 && end - k0 > PAGE - 1 + (int64_t)a->window)
-			end = k0 + PAGE - 1 + a->window;
-
-		for (int64_t i0 = k0; i0 < end; i0 += rows) {
-			int64_t n = (end - i0 < rows ? end - i0 : rows) * G, units = pairs ? (n + 1) / 2 : n;
-
-			for (int64_t i = 0; i < n; i++) {
-				int64_t o = ((row0 + i0 + i / G) * a->Hq + hk * G + i % G) * D;
-				row_of(q + i * Dp, a, x->q, o);
-				row_of(g + i * Dp, a, x->dy, o);
+			memset(w.dk, 0, (size_t)(2 * PAGE * Dp) * sizeof *w.dk);
+			backward_page(a, c, hk, x, &w, k, k0, nk);
+			for (int64_t e = b + 1; c == b && e < end; e++)
+				if (k0 < a->first[e])
+					backward_page(a, e, hk, x, &w, k, k0, nk);
+			for (int64_t t = 0; t < nk; t++) {
+				int64_t o = ((a->off[c] + k0 - a->first[c] + t) * a->Hk + hk) * D;
+				narrow(x->dk, w.dk + t * Dp, a->h, o, D);
+				narrow(x->dv, w.dv + t * Dp, a->h, o, D);
 			}
-			scores(s, q, Dp, k, pairs ? D / 2 : D, n, pairs);
-			scores(ds, g, Dp, vt, pairs ? D / 2 : D, n, pairs);
-			for (int64_t i = 0; i < n; i++) {
-				int64_t p = i0 + i / G, lo = sees_from(a, p);
-				float *si = s + i * PAGE, *di = ds + i * PAGE;
-				vf z = vf_set1(x->lse[(row0 + p) * a->Hq + hk * G + i % G]);
-				vf dl = vf_set1(delta[i0 * G + i]);
-
-				for (int t = 0; t < NV; t++) {
-					vf e = vf_exp(vf_sub(vf_mul(vf_load(si + t * VL), scale), z));
-					vf_store(si + t * VL, e);
-					vf_store(di + t * VL, vf_mul(vf_mul(e, vf_sub(vf_load(di + t * VL), dl)), scale));
-				}
-				if (lo > k0 || p < k0 + PAGE - 1) {
-					mask(si, j, lo, p, 0);
-					mask(di, j, lo, p, 0);
-				}
-			}
-			if (pairs) {
-				for (int64_t i = 0; i < n; i += 2) {
-					const bf16 *qi = (const bf16 *)(void *)(q + i * Dp), *gi = (const bf16 *)(void *)(g + i * Dp);
-					pair(q2 + i / 2 * Dp, qi, i + 1 < n ? qi + 2 * Dp : NULL, Dp);
-					pair(g2 + i / 2 * Dp, gi, i + 1 < n ? gi + 2 * Dp : NULL, Dp);
-				}
-				pair_rows(s2, s, n, PAGE);
-				pair_rows(ds2, ds, n, PAGE);
-			}
-			mix(dq + i0 * G * Dp, Dp, ds, PAGE, 1, kr, pairs, Dp, pairs ? PAGE / 2 : PAGE, n, Dp);
-			mix(dk, Dp, pairs ? ds2 : ds, 1, PAGE, pairs ? q2 : q, pairs, Dp, units, nk, Dp);
-			mix(dv, Dp, pairs ? s2 : s, 1, PAGE, pairs ? g2 : g, pairs, Dp, units, nk, Dp);
 		}
-		for (int64_t t = 0; t < nk; t++) {
-			int64_t o = ((row0 + k0 + t) * a->Hk + hk) * D;
-			narrow(x->dk, dk + t * Dp, a->h, o, D);
-			narrow(x->dv, dv + t * Dp, a->h, o, D);
-		}
-	}
 	for (int64_t i = 0; i < T * G; i++)
-		narrow(x->dq, dq + i * Dp, a->h, ((row0 + i / G) * a->Hq + hk * G + i % G) * D, D);
+		narrow(x->dq, w.dq + i * Dp, a->h, ((row0 + i / G) * a->Hq + hk * G + i % G) * D, D);
 }
 
 void
@@ -646,22 +696,25 @@ FN(sal_cpu_attention_backward)(struct sal_dev *dev, struct sal_tensor dq, struct
 {
 	struct job a = job_of(q, kv, seqs, window);
 	struct grads x = { dq.data, dk.data, dv.data, dy.data, y.data, q.data, lse.data };
-	int64_t units = a.B * a.Hk, longest = 0;
-	int threads = units < dev->threads ? (int)units : dev->threads;
+	int64_t families = 0, longest = 0;
+	int64_t *family = malloc((size_t)(a.B + 1) * sizeof *family);
 
-	for (int64_t b = 0; b < a.B; b++)
-		if (a.off[b + 1] - a.off[b] > longest)
-			longest = a.off[b + 1] - a.off[b];
-	if (!longest)
-		return;
-	size_t each = backward_room(&a, longest);
-	float *mem = aligned_alloc(64, each * sizeof *mem * (size_t)threads);
-	if (!mem) {
-		sal_dev_fail(dev, "attention_backward: out of memory");
-		return;
+	for (int64_t b = 0; family && b < a.B; b = family_end(&a, b)) {
+		int64_t rows = a.off[family_end(&a, b)] - a.off[b];
+		longest = rows > longest ? rows : longest;
+		family[families++] = b;
 	}
+	int64_t units = families * a.Hk;
+	int threads = units < dev->threads ? (int)units : dev->threads;
+	size_t each = backward_room(&a, longest);
+	float *mem = longest ? aligned_alloc(64, each * sizeof *mem * (size_t)threads) : NULL;
+	if (!family || (longest && !mem))
+		sal_dev_fail(dev, "attention_backward: out of memory");
+	else if (longest) {
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
-	for (int64_t u = 0; u < units; u++)
-		backward_head(&a, u / a.Hk, u % a.Hk, &x, mem + each * (size_t)omp_get_thread_num());
+		for (int64_t u = 0; u < units; u++)
+			backward_head(&a, family[u / a.Hk], u % a.Hk, &x, mem + each * (size_t)omp_get_thread_num());
+	}
+	free(family);
 	free(mem);
 }

@@ -292,7 +292,7 @@ soften(float *p, float *ds, float s, float dp, float lse, float delta, int key, 
 template <class T, int QW, int ND>
 static __global__ void __launch_bounds__(THREADS, 2)
 dq_kernel(T *dq, const T *dy, const T *q, const float *lse, const float *delta, const T *k, const T *v, const int *off,
-    const int *pages, struct job a)
+    const int *first, const int *pages, struct job a)
 {
 	constexpr int LD = LD_OF(ND);
 	SHARED_DYN(float, mem);
@@ -304,7 +304,7 @@ dq_kernel(T *dq, const T *dy, const T *q, const float *lse, const float *delta, 
 	if (!find_tile(off, a.batch, a.rows, blockIdx.x, &b, &i0))
 		return; /* the whole block */
 	int rows = min(a.rows, off[b + 1] - off[b] - i0), nq = rows * heads, nj = (nq - warp + WARPS - 1) / WARPS;
-	int row0 = off[b] + i0;
+	int row0 = off[b] + i0, p0 = first[b] + i0;
 	auto at = [&](int i) { return ((int64_t)(row0 + i / heads) * a.hq + hk * a.g + g0 + i % heads) * a.d; };
 	stage_queries<T, ND>(qs, q, QW * WARPS, nq, a.d, at);
 	stage_queries<T, ND>(gs, dy, QW * WARPS, nq, a.d, at);
@@ -318,7 +318,7 @@ dq_kernel(T *dq, const T *dy, const T *q, const float *lse, const float *delta, 
 		for (int e = 0; e < ND; e++)
 			acc[j][e] = 0;
 	}
-	for (int page = sees_from(&a, i0) / PAGE; page <= (i0 + rows - 1) / PAGE; page++) {
+	for (int page = sees_from(&a, p0) / PAGE; page <= (p0 + rows - 1) / PAGE; page++) {
 		int64_t block = pages[(int64_t)b * a.most + page];
 		float s[QW], dp[QW];
 
@@ -331,7 +331,7 @@ dq_kernel(T *dq, const T *dy, const T *q, const float *lse, const float *delta, 
 			float p, ds;
 			int i = warp + j * WARPS;
 
-			soften(&p, &ds, s[j], dp[j], z[j], dl[j], page * PAGE + lane, i0 + i / heads, &a);
+			soften(&p, &ds, s[j], dp[j], z[j], dl[j], page * PAGE + lane, p0 + i / heads, &a);
 			dss[i * PAGE + lane] = ds;
 		}
 		__syncwarp(); /* a warp reads only what it wrote */
@@ -348,11 +348,14 @@ dq_kernel(T *dq, const T *dy, const T *q, const float *lse, const float *delta, 
 			put(dq, at(warp + j * WARPS) + lane + e * 32, acc[j][e]);
 }
 
-/* A page of keys against every query that sees any of them, rows in order and in each its heads. */
+/*
+ * A page of keys against every query that sees any of them, rows in order and in each its heads; after those of its own sequence,
+ * those of the sequences that go on from it behind the page.
+ */
 template <class T, int ND>
 static __global__ void __launch_bounds__(THREADS, 2)
 dkv_kernel(T *dk, T *dv, const T *dy, const T *q, const float *lse, const float *delta, const T *k, const T *v,
-    const int *off, const int *pages, struct job a)
+    const int *off, const int *first, const int *pages, struct job a)
 {
 	constexpr int LD = LD_OF(ND), QW = TILE_DKV / WARPS, KW = PAGE / WARPS;
 	SHARED_DYN(float, mem);
@@ -362,10 +365,8 @@ dkv_kernel(T *dk, T *dv, const T *dy, const T *q, const float *lse, const float 
 
 	if (!find_tile(off, a.batch, PAGE, blockIdx.x, &b, &k0))
 		return; /* the whole block */
-	int row0 = off[b], len = off[b + 1] - off[b], end = len;
-	int64_t block = pages[(int64_t)b * a.most + k0 / PAGE];
-	if (a.window > 0)
-		end = min(len, k0 + PAGE - 1 + a.window);
+	int rest = off[b + 1] - off[b] - k0, key0 = first[b] + k0; /* rows from the page on; position of its first key */
+	int64_t block = pages[(int64_t)b * a.most + key0 / PAGE];
 	stage_page<T, ND>(ks, k, block, hk, &a);
 	stage_page<T, ND>(vs, v, block, hk, &a);
 
@@ -373,48 +374,56 @@ dkv_kernel(T *dk, T *dv, const T *dy, const T *q, const float *lse, const float 
 	for (int t = 0; t < KW; t++)
 		for (int e = 0; e < ND; e++)
 			ak[t][e] = av[t][e] = 0;
-	for (int64_t f = (int64_t)k0 * a.g; f < (int64_t)end * a.g; f += TILE_DKV) {
-		int nq = (int)min((int64_t)TILE_DKV, (int64_t)end * a.g - f), nj = (nq - warp + WARPS - 1) / WARPS;
-		float s[QW], dp[QW];
-		auto at = [&](int i) { return (row0 + (f + i) / a.g) * a.hq * a.d + (hk * a.g + (f + i) % a.g) * a.d; };
+	for (int c = b; c == b || (c < a.batch && first[b] == 0 && first[c] > 0); c++) {
+		int row0 = off[c], end = off[c + 1] - row0, i0 = max(key0 - first[c], 0);
 
-		stage_queries<T, ND>(qs, q, TILE_DKV, nq, a.d, at);
-		stage_queries<T, ND>(gs, dy, TILE_DKV, nq, a.d, at);
-		__syncthreads();
-		dots<QW, ND>(s, qs, ks, nj, a.d);
-		dots<QW, ND>(dp, gs, vs, nj, a.d);
-		EACH_QUERY(j, nj) {
-			int i = warp + j * WARPS;
-			int64_t head = at(i) / a.d;
-			soften(&ps[i * PAGE + lane], &dss[i * PAGE + lane], s[j], dp[j], lse[head], delta[head], k0 + lane,
-			    (int)((f + i) / a.g), &a);
-		}
-		__syncthreads();
-		for (int i = 0; i < nq; i++) {
-			float qd[ND], gd[ND];
+		if (c != b && key0 >= first[c])
+			continue; /* the whole block: this one has keys of its own there */
+		if (a.window > 0)
+			end = min(end, key0 + PAGE - 1 + a.window - first[c]);
+		for (int64_t f = (int64_t)i0 * a.g; f < (int64_t)end * a.g; f += TILE_DKV) {
+			int nq = (int)min((int64_t)TILE_DKV, (int64_t)end * a.g - f), nj = (nq - warp + WARPS - 1) / WARPS;
+			float s[QW], dp[QW];
+			auto at = [&](int i) { return (row0 + (f + i) / a.g) * a.hq * a.d + (hk * a.g + (f + i) % a.g) * a.d; };
 
-			for (int e = 0; e < ND; e++) {
-				qd[e] = qs[i * LD + lane + e * 32];
-				gd[e] = gs[i * LD + lane + e * 32];
+			stage_queries<T, ND>(qs, q, TILE_DKV, nq, a.d, at);
+			stage_queries<T, ND>(gs, dy, TILE_DKV, nq, a.d, at);
+			__syncthreads();
+			dots<QW, ND>(s, qs, ks, nj, a.d);
+			dots<QW, ND>(dp, gs, vs, nj, a.d);
+			EACH_QUERY(j, nj) {
+				int i = warp + j * WARPS;
+				int64_t head = at(i) / a.d;
+				soften(&ps[i * PAGE + lane], &dss[i * PAGE + lane], s[j], dp[j], lse[head], delta[head], key0 + lane,
+				    first[c] + (int)((f + i) / a.g), &a);
 			}
-#pragma unroll
-			for (int t = 0; t < KW; t++) {
-				float p = ps[i * PAGE + warp * KW + t], ds = dss[i * PAGE + warp * KW + t];
+			__syncthreads();
+			for (int i = 0; i < nq; i++) {
+				float qd[ND], gd[ND];
+
 				for (int e = 0; e < ND; e++) {
-					ak[t][e] = fmaf(ds, qd[e], ak[t][e]);
-					av[t][e] = fmaf(p, gd[e], av[t][e]);
+					qd[e] = qs[i * LD + lane + e * 32];
+					gd[e] = gs[i * LD + lane + e * 32];
+				}
+#pragma unroll
+				for (int t = 0; t < KW; t++) {
+					float p = ps[i * PAGE + warp * KW + t], ds = dss[i * PAGE + warp * KW + t];
+					for (int e = 0; e < ND; e++) {
+						ak[t][e] = fmaf(ds, qd[e], ak[t][e]);
+						av[t][e] = fmaf(p, gd[e], av[t][e]);
+					}
 				}
 			}
+			__syncthreads(); /* the queries are done with */
 		}
-		__syncthreads(); /* the queries are done with */
 	}
 #pragma unroll
 	for (int t = 0; t < KW; t++) {
-		int key = k0 + warp * KW + t;
+		int i = warp * KW + t;
 
 		EACH_ELEMENT(e)
-			if (key < len) {
-				int64_t o = ((int64_t)(row0 + key) * a.hk + hk) * a.d + lane + e * 32;
+			if (i < rest) {
+				int64_t o = ((int64_t)(off[b] + k0 + i) * a.hk + hk) * a.d + lane + e * 32;
 				put(dk, o, ak[t][e]);
 				put(dv, o, av[t][e]);
 			}
@@ -576,7 +585,7 @@ backward(struct sal_dev *dev, struct sal_tensor dq, struct sal_tensor dk, struct
 	struct job a = job_of(q, kv, seqs, window, TILE), keys = a;
 	int64_t heads = (int64_t)a.n * a.hq;
 	float *delta = (float *)sal_cuda_scratch(dev, SAL_SLOT_A, (size_t)heads * sizeof *delta);
-	const int *off = (const int *)seqs.off.data, *pages = (const int *)seqs.pages.data;
+	const int *off = (const int *)seqs.off.data, *first = (const int *)seqs.first.data, *pages = (const int *)seqs.pages.data;
 	const float *ls = (const float *)lse.data;
 
 	if (!delta)
@@ -588,12 +597,12 @@ backward(struct sal_dev *dev, struct sal_tensor dq, struct sal_tensor dk, struct
 	sal_cuda_note(dev, "attention_backward", cudaGetLastError());
 	ask(dev, "attention_backward", dq_kernel<T, QW, ND>, dq_bytes);
 	LAUNCH((dq_kernel<T, QW, ND>), grid_of(&a), THREADS, dq_bytes, p->stream, (T *)dq.data, (const T *)dy.data,
-	    (const T *)q.data, ls, (const float *)delta, (const T *)kv.k.data, (const T *)kv.v.data, off, pages, a);
+	    (const T *)q.data, ls, (const float *)delta, (const T *)kv.k.data, (const T *)kv.v.data, off, first, pages, a);
 	sal_cuda_note(dev, "attention_backward", cudaGetLastError());
 	ask(dev, "attention_backward", dkv_kernel<T, ND>, dkv_bytes);
 	LAUNCH((dkv_kernel<T, ND>), grid_of(&keys), THREADS, dkv_bytes, p->stream, (T *)dk.data, (T *)dv.data,
 	    (const T *)dy.data, (const T *)q.data, ls, (const float *)delta, (const T *)kv.k.data, (const T *)kv.v.data, off,
-	    pages, a);
+	    first, pages, a);
 	sal_cuda_note(dev, "attention_backward", cudaGetLastError());
 }
 

@@ -1282,12 +1282,12 @@ struct attn {
 	struct sal_seqs seqs;
 };
 
-/* lens: rows, -1 ends; before: cached positions or NULL */
+/* lens: rows, -1 ends; before: cached positions or NULL; shared: these are rows of the last sequence that has none */
 static void
 attn_setup(struct attn *a, enum sal_dtype t, int Hq, int Hk, int D, int window, const int *lens, const int *before,
-    double scale)
+    bool shared, double scale)
 {
-	int P = 1;
+	int P = 1, root = 0;
 
 	memset(a, 0, sizeof *a);
 	for (; lens[a->r.B] > 0; a->r.B++) {
@@ -1317,8 +1317,11 @@ attn_setup(struct attn *a, enum sal_dtype t, int Hq, int Hk, int D, int window, 
 	a->slot = mem((size_t)a->NK * sizeof *a->slot);
 	for (int b = 0, p = 0; b < B; b++) {
 		int n = a->koff[b + 1] - a->koff[b], pages = (n + SAL_KV_PAGE - 1) / SAL_KV_PAGE;
+		root = a->first[b] ? root : b;
 		for (int j = 0; j < a->M; j++) /* past the end: numbers that must not be followed */
-			a->pages[b * a->M + j] = j < pages ? perm[p + j] : 0x3fffffff;
+			a->pages[b * a->M + j] = shared && j < a->first[b] / SAL_KV_PAGE ? a->pages[root * a->M + j] :
+			    j < pages                                                ? perm[p + j] :
+			                                                               0x3fffffff;
 		for (int i = 0; i < n; i++)
 			a->slot[a->koff[b] + i] = perm[p + i / SAL_KV_PAGE] * SAL_KV_PAGE + i % SAL_KV_PAGE;
 		p += pages;
@@ -1326,6 +1329,13 @@ attn_setup(struct attn *a, enum sal_dtype t, int Hq, int Hk, int D, int window, 
 	a->q = vals(t, nq, scale);
 	a->k = vals(t, nk, 1);
 	a->v = vals(t, nk, 1);
+	for (int b = 0; b < B && shared; b++) {
+		root = a->first[b] ? root : b;
+		for (int i = 0; i < a->first[b] * Hk * D; i++) {
+			a->k[a->koff[b] * Hk * D + i] = a->k[a->koff[root] * Hk * D + i];
+			a->v[a->koff[b] * Hk * D + i] = a->v[a->koff[root] * Hk * D + i];
+		}
+	}
 	a->dy = vals(t, nq, 1);
 	a->y = zeros(nq);
 	a->ymag = zeros(nq);
@@ -1410,7 +1420,7 @@ test_attention(enum sal_dtype t)
 		begin("attention %s, Hq %d Hk %d D %d window %d, %d.. rows%s", name_of(t), Hq, Hk, D, c[s].window, c[s].lens[0],
 		    prefix ? " after a prefix" : "");
 		/* every fourth with scores of some tens, which make the online softmax correct itself */
-		attn_setup(&a, t, Hq, Hk, D, c[s].window, c[s].lens, c[s].before, s % 4 == 1 ? 8 : 1);
+		attn_setup(&a, t, Hq, Hk, D, c[s].window, c[s].lens, c[s].before, false, s % 4 == 1 ? 8 : 1);
 		attn_store(&a);
 		thaw(a.Y.data);
 		thaw(a.L.data);
@@ -1447,6 +1457,59 @@ test_attention(enum sal_dtype t)
 	}
 }
 
+/* Gradients of sequences that go on from the rows of another: what the keys that they share are given is added up. */
+static void
+test_attention_shared(enum sal_dtype t)
+{
+	static const struct {
+		int Hq, Hk, D, window, lens[8], before[8];
+	} c[] = {
+		{ 9, 3, 64, 0, { 70, 40 }, { 0, 32 } }, { 9, 3, 64, 0, { 64, 1, 33, 20 }, { 0, 64, 32, 0 } },
+		{ 4, 4, 16, 0, { 5, 97, 12, 50, 3, 34, 2 }, { 0, 0, 96, 32, 64, 0, 32 } }, { 6, 2, 16, 33, { 70, 40, 50 }, { 0, 32, 64 } },
+		{ 2, 1, 32, 1, { 40, 5 }, { 0, 32 } }, { 4, 2, 80, 40, { 97, 3, 60 }, { 0, 96, 32 } }, { 40, 1, 16, 0, { 35, 4 }, { 0, 32 } },
+		{ 2, 2, 128, 70, { 100, 90 }, { 0, 64 } },
+	};
+
+	for (int s = 0; s < COUNT(c); s++) {
+		int Hq = c[s].Hq, Hk = c[s].Hk, D = c[s].D, root = 0, longest = 0, w = Hk * D;
+		struct attn a;
+
+		begin("attention %s, Hq %d Hk %d D %d window %d, rows of the first of %d..", name_of(t), Hq, Hk, D, c[s].window, c[s].lens[0]);
+		attn_setup(&a, t, Hq, Hk, D, c[s].window, c[s].lens, c[s].before, true, 1);
+		attn_store(&a);
+		thaw(a.Y.data);
+		thaw(a.L.data);
+		OP(sal_attention_forward(dev, a.Y, a.L, a.Q, a.kv, a.seqs, c[s].window));
+		for (int b = 0; b < a.r.B; b++)
+			longest += a.off[b + 1] - a.off[b];
+		double k = attn_bound(&a, t, longest), *d[3], *m[3], *y = get(a.Y), *lse = get(a.L);
+		struct sal_tensor DY = IN2(t, a.dy, a.N, Hq * D), DQ = out2(t, NULL, a.N, Hq * D);
+		struct sal_tensor DK = out2(t, NULL, a.N, w), DV = out2(t, NULL, a.N, w);
+		ref_attention(a.y, a.lse, a.ymag, a.lmag, a.q, a.k, a.v, &a.r);
+		near("y", a.Y, a.y, a.ymag, k);
+		for (int i = 0; i < 3; i++) {
+			d[i] = zeros(a.NK * Hq * D);
+			m[i] = zeros(a.NK * Hq * D);
+		}
+		OP(sal_attention_backward(dev, DQ, DK, DV, DY, a.Y, a.Q, a.L, a.kv, a.seqs, c[s].window));
+		ref_attention_backward(d, m, a.dy, y, a.q, a.k, a.v, lse, &a.r);
+		for (int i = 1; i < 3; i++) {
+			double *x[] = { d[i], m[i] };
+			for (int j = 0; j < 2; j++)
+				for (int b = 0; b < a.r.B; b++) {
+					root = a.first[b] ? root : b;
+					for (int e = 0; e < a.first[b] * w; e++) /* the row of the first still stands where it was or before */
+						x[j][a.off[root] * w + e] += x[j][a.koff[b] * w + e];
+					memmove(x[j] + a.off[b] * w, x[j] + (a.koff[b] + a.first[b]) * w, (size_t)((a.off[b + 1] - a.off[b]) * w) * sizeof(double));
+				}
+		}
+		near("dq", DQ, d[0], m[0], k);
+		near("dk", DK, d[1], m[1], k + chain(longest * Hq / Hk));
+		near("dv", DV, d[2], m[2], k + chain(longest * Hq / Hk));
+		done();
+	}
+}
+
 /* Row by row with a cache, in chunks, beside others, and through a copied page: the bits of prefill. */
 static void
 test_attention_order(enum sal_dtype t)
@@ -1462,7 +1525,7 @@ test_attention_order(enum sal_dtype t)
 		struct attn a;
 
 		begin("attention %s, Hq %d Hk %d D %d window %d: decoding is prefill", name_of(t), Hq, Hk, D, w);
-		attn_setup(&a, t, Hq, Hk, D, w, lens, NULL, 2);
+		attn_setup(&a, t, Hq, Hk, D, w, lens, NULL, false, 2);
 		attn_store(&a);
 		thaw(a.Y.data);
 		thaw(a.L.data);
@@ -1883,7 +1946,7 @@ bench_attention(enum sal_dtype t)
 		}
 		one[16] = -1;
 		begin("bench attention %s", name_of(t));
-		attn_setup(&a, t, 9, 3, 64, 0, i ? one : prefill, i ? cached : NULL, 1);
+		attn_setup(&a, t, 9, 3, 64, 0, i ? one : prefill, i ? cached : NULL, false, 1);
 		attn_store(&a);
 		TIME(s, sal_attention_forward(dev, a.Y, a.L, a.Q, a.kv, a.seqs, 0));
 		double k = attn_bound(&a, t, L);
@@ -2011,6 +2074,7 @@ main(int argc, char **argv)
 			TEST(test_rmsnorm(SAL_F32, t));
 			TEST(test_rope(t));
 			TEST(test_attention(t));
+			TEST(test_attention_shared(t));
 			TEST(test_attention_order(t));
 			TEST(test_swiglu(t));
 			TEST(test_head(t));

@@ -181,7 +181,7 @@ void
 ref_attention_backward(double *d[3], double *dmag[3], const double *dy, const double *y, const double *q,
     const double *k, const double *v, const double *lse, const struct ref_attn *a)
 {
-	int D = a->D, N = a->off[a->B], n[3] = { N * a->Hq * D, N * a->Hk * D, N * a->Hk * D };
+	int D = a->D, N = a->off[a->B], NK = a->koff[a->B], n[3] = { N * a->Hq * D, NK * a->Hk * D, NK * a->Hk * D };
 	double z = 1 / sqrt(D), sm, *sq[3];
 
 	for (int t = 0; t < 3; t++) {
@@ -192,7 +192,7 @@ ref_attention_backward(double *d[3], double *dmag[3], const double *dy, const do
 	for (int b = 0; b < a->B; b++)
 		for (int i = a->off[b]; i < a->off[b + 1]; i++)
 			for (int h = 0; h < a->Hq; h++) {
-				int p = i - a->off[b], qo = (i * a->Hq + h) * D;
+				int first = (a->koff[b + 1] - a->koff[b]) - (a->off[b + 1] - a->off[b]), p = first + i - a->off[b], qo = (i * a->Hq + h) * D;
 				double delta = 0, deltamag = 0;
 
 				for (int c = 0; c < D; c++) {
@@ -200,8 +200,8 @@ ref_attention_backward(double *d[3], double *dmag[3], const double *dy, const do
 					deltamag += fabs(dy[qo + c] * y[qo + c]);
 				}
 				for (int j = sees_from(a, p); j <= p; j++) {
-					int ko = ((a->off[b] + j) * a->Hk + h / (a->Hq / a->Hk)) * D;
-					double l = lse[i * a->Hq + h], pj = exp(score(&sm, q, k, i, h, a->off[b] + j, a) - l);
+					int ko = ((a->koff[b] + j) * a->Hk + h / (a->Hq / a->Hk)) * D;
+					double l = lse[i * a->Hq + h], pj = exp(score(&sm, q, k, i, h, a->koff[b] + j, a) - l);
 					double dp = 0, dpmag = 0, f = 1 + 2 * sm + fabs(l);
 
 					for (int c = 0; c < D; c++) {

@@ -35,7 +35,7 @@ struct ref_attn {
 };
 void ref_attention(double *y, double *lse, double *ymag, double *lmag, const double *q, const double *k,
     const double *v, const struct ref_attn *a);
-/* off = koff; dmag: bounds of dq, dk, dv */
+/* rows of q, and of k and v with their prefix; dmag: bounds of dq, dk, dv */
 void ref_attention_backward(double *d[3], double *dmag[3], const double *dy, const double *y, const double *q,
     const double *k, const double *v, const double *lse, const struct ref_attn *a);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_lora.c - sums of gradients over records, where they leave the process, and that what is planned is what is reserved. */
-#include "lib/arch.h"
+/* test_lora.c - gradients: their sums over records, where they leave the process, of sequences that share rows; what is planned is reserved. */
+#include "lib/eval.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -117,6 +117,84 @@ test_rooms(struct sal_model *m, const struct sal_common *c)
 	sal_model_close(s);
 }
 
+/* ---- two sequences of one record ----------------------------------------- */
+
+static void
+loss(void *ctx, struct sal_seq *s, int n)
+{
+	for (int i = 0; i < n; i++)
+		for (int t = 0; t < (ctx ? 1 : s[i].n - s[i].from); t++)
+			s[i].grad[t] = (float)sin(s[i].ids[s[i].n - 1] + t); /* by the sequence, not by where it stands */
+}
+
+/* Gradients of two sequences, as one record or as two, and rows that were computed, all after one update: the host's copy. */
+static float *
+pair_gradient(struct sal_adapter *a, struct sal_engine *e, const int32_t *x, const int32_t *y, int n, int from, bool one, enum sal_eval_what what, float *out, int *rows)
+{
+	struct sal_seq s[2] = { { .ids = x, .n = n, .from = from }, { .ids = y, .n = n - 7, .from = from, .record = !one } };
+	float *g = NULL, back[512];
+	size_t at = 0, all = 0;
+
+	for (int i = 0; i < 2; i++) {
+		s[i].out = out + 256 * i;
+		s[i].grad = back + 256 * i;
+	}
+	if (sal_eval_grad(e, a, s, 2, what, 1.0f, loss, what == SAL_EVAL_REWARD ? a : NULL) != 0)
+		return NULL;
+	*rows = e->n_rows;
+	sal_adapter_grad_end(a, one ? 1 : 2);
+	for (int p = 0; p < a->n_params; p++)
+		all += sal_tensor_bytes(a->param[p].g) / 4;
+	g = malloc(all * sizeof *g);
+	for (int p = 0; p < a->n_params; at += sal_tensor_bytes(a->param[p++].g) / 4)
+		sal_download(a->model->dev, g + at, a->param[p].g);
+	return g;
+}
+
+static void
+test_shared(enum sal_eval_what what, enum sal_mode mode)
+{
+	struct sal_common c = { .dtype = 1, .threads = 1, .device = "cpu" };
+	struct sal_model *m = sal_model_open(MODEL, &c, SAL_MODEL_TRAIN | SAL_MODEL_HEAD_GRAD);
+	struct sal_adapter *a = m ? sal_adapter_new(m, 4, 8, (1u << SAL_N_PROJ) - 1, true, 1) : NULL;
+	struct sal_engine *e = m ? sal_engine_new(m, mode, 250, 4, 20, 8, 4) : NULL;
+	struct sal_adam adam = { 1e-2, 0.9, 0.999, 1e-8, 0 };
+	int32_t x[110], y[110];
+	float out[2][512], worst = 0, most = 0;
+	int rows[2] = { 0 }, same = 1;
+
+	if (!a || !e || sal_adapter_train(a, 3) != 0) {
+		ok(0, "an adapter to train");
+		return;
+	}
+	push_three(a);
+	sal_adapter_update(a, &adam, 1, 1); /* B is no longer 0 */
+	for (int i = 0; i < 110; i++) {
+		x[i] = 3 + i * 7 % 260;
+		y[i] = i < 70 ? x[i] : 3 + i * 11 % 260;
+	}
+	float *g[2];
+	for (int i = 0; i < 2; i++)
+		g[i] = pair_gradient(a, e, x, y, 110, 66, i, what, out[i], &rows[i]);
+	size_t n = 0;
+	for (int p = 0; p < a->n_params - (what == SAL_EVAL_REWARD ? 0 : 2); p++) /* a log-probability is not of the head, which stands last */
+		n += sal_tensor_bytes(a->param[p].w) / 4;
+	for (size_t i = 0; g[0] && g[1] && i < n; i++) {
+		worst = fmaxf(worst, fabsf(g[0][i] - g[1][i]));
+		most = fmaxf(most, fabsf(g[0][i]));
+	}
+	for (int t = 0; t < (what == SAL_EVAL_REWARD ? 1 : 37); t++)
+		same &= out[0][t] == out[1][t] && out[0][256 + t] == out[1][256 + t];
+	ok(rows[0] - rows[1] == 64, "what two sequences of a record begin with is computed once, page by page");
+	ok(same, "it changes no bit of what comes out");
+	ok(most > 0 && worst < 1e-5f * most, "nor the gradient, but for its rounding");
+	free(g[0]);
+	free(g[1]);
+	sal_engine_free(e);
+	sal_adapter_close(a);
+	sal_model_close(m);
+}
+
 int
 main(void)
 {
@@ -129,6 +207,8 @@ main(void)
 		test_rooms(m, &c);
 	}
 	sal_model_close(m);
+	test_shared(SAL_EVAL_REWARD, SAL_TRAIN);
+	test_shared(SAL_EVAL_LOGPROB, SAL_TRAIN_LEAN);
 	printf("1..%d\n", number);
 	return failed;
 }

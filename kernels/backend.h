@@ -42,6 +42,7 @@ typedef struct sal_dev *sal_d_; /* short names for the list below only */
 	X(head_backward, (sal_d_, T_, T_, T_, T_, T_, T_, bool))                     \
 	X(gather, (sal_d_, T_, T_, T_))                                              \
 	X(scatter, (sal_d_, T_, T_, T_, T_))                                         \
+	X(dropout, (sal_d_, T_, T_, T_, uint64_t, float, bool))                      \
 	X(zero, (sal_d_, T_))                                                        \
 	X(copy, (sal_d_, T_, T_))                                                    \
 	X(add, (sal_d_, T_, T_))                                                     \

@@ -363,6 +363,15 @@ void sal_gather(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x, s
 /* y [N, C] out: row idx[i] = g[i] x[i], every other row 0; x [n, C], y and g [n] F32, g may be SAL_NONE: 1; idx [n] all different. */
 void sal_scatter(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x, struct sal_tensor g, struct sal_tensor idx);
 
+/*
+ * y_ij = x_ij / (1 - p) where element j of row i stays, 0 where it falls (+ y_ij when accumulate).  It falls if the upper 32 bits
+ * of mix(mix(salt + key_i) + j) are below p 2^32: of the row's key, whatever rows stand beside it.
+ *   y, x  [N, K]  out, in, F32 or act      key  [N]  in, I32, taken as unsigned      p  0 .. 1, 1 excluded
+ * mix: z + 0x9e3779b97f4a7c15 through the finaliser of SplitMix64, Steele et al. 2014.
+ */
+void sal_dropout(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x, struct sal_tensor key, uint64_t salt, float p,
+    bool accumulate);
+
 void sal_zero(struct sal_dev *dev, struct sal_tensor y);                      /* every byte 0 */
 void sal_copy(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x); /* same shape; converts F32 and BF16 */
 void sal_add(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x);  /* y += x, both F32 */

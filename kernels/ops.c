@@ -696,6 +696,17 @@ sal_scatter(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x, struc
 }
 
 void
+sal_dropout(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x, struct sal_tensor key, uint64_t salt, float p, bool accumulate)
+{
+	CALL(dropout, 1, y, x, key);
+	NEED(x.ndim == 2 && y.ndim == 2 && x.dtype != SAL_I32 && y.dtype != SAL_I32);
+	NEED(y.dim[0] == x.dim[0] && y.dim[1] == x.dim[1] && is1(key, SAL_I32, x.dim[0]) && p >= 0 && p < 1);
+	if (empty(y))
+		return;
+	RUN(0, dropout, y, x, key, salt, p, accumulate);
+}
+
+void
 sal_zero(struct sal_dev *dev, struct sal_tensor y)
 {
 	CALL(zero, 1, y);

@@ -37,6 +37,11 @@ struct sal_engine {
 	int32_t *ids, *pos, *slot, *off, *first, *pages;
 	int *record;
 	int n_rows, n_seqs, next_page;
+	/* dropout: sal_engine_dropout() */
+	float dropout;
+	uint64_t salt;
+	struct sal_arena *drop_arena;
+	struct sal_tensor dropped, key_d; /* [max_rows * the widest input of a projection] act; [max_rows] I32 */
 };
 
 /* rank: the largest of any adapter to be used. NULL on error. */
@@ -61,6 +66,11 @@ void sal_batch_add(struct sal_engine *e, const int32_t *ids, int n, int record, 
 /* n tokens from position first, on the caller's pages (page[i]: positions SAL_KV_PAGE*i ..). */
 void sal_batch_add_at(struct sal_engine *e, const int32_t *ids, int n, int first, const int32_t *page, int n_page);
 
+/*
+ * From now on what an adapter reads of each projection's input loses elements with probability p, PEFT's lora_dropout, by draws of
+ * salt, layer, projection, record and position, in both passes alike; 0: none, as in a new engine.
+ */
+int sal_engine_dropout(struct sal_engine *e, float p, uint64_t salt) SAL_USE_RESULT;
 /* Hidden states [n_rows, C] act, after the last norm; valid until the next pass. a: NULL for the bare model. */
 struct sal_tensor sal_forward(struct sal_engine *e, const struct sal_adapter *a);
 /* dh [n_rows, C] F32: gradient of what sal_forward gave for this batch and adapter. */

@@ -540,8 +540,8 @@ sal_adapter_save(const struct sal_adapter *a, const char *dir, bool reward, bool
 	static const int w0[] = { 0 };
 
 	sal_buf_printf(&b, "{\n  \"peft_type\": \"LORA\",\n  \"task_type\": \"%s\",\n  \"base_model_name_or_path\": %s,\n"
-	    "  \"r\": %d,\n  \"lora_alpha\": %.17g,\n  \"lora_dropout\": 0.0,\n  \"target_modules\": [", reward ? "SEQ_CLS" : "CAUSAL_LM",
-	    base ? base : "null", a->r, a->alpha);
+	    "  \"r\": %d,\n  \"lora_alpha\": %.17g,\n  \"lora_dropout\": %.17g,\n  \"target_modules\": [", reward ? "SEQ_CLS" : "CAUSAL_LM",
+	    base ? base : "null", a->r, a->alpha, a->dropout);
 	for (int p = 0; p < SAL_N_PROJ; p++)
 		if (a->targets >> p & 1)
 			sal_buf_printf(&b, "%s\"%s\"", n++ ? ", " : "", sal_proj_name[p]);

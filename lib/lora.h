@@ -35,7 +35,7 @@ struct sal_adapter {
 	struct sal_model *model;
 	struct sal_arena *arena, *master_arena, *train_arena; /* packed and head; lora A and B; sums and moments */
 	int r;
-	double alpha;
+	double alpha, dropout; /* dropout: told in its configuration, no more */
 	unsigned targets; /* bit p: projection p */
 	struct sal_lora *lora; /* [layers][SAL_N_PROJ] */
 	struct sal_param *param; /* lora A and B in order, then the head */

@@ -40,8 +40,7 @@ struct sal_train
 sal_train_defaults(enum sal_loss loss)
 {
 	return (struct sal_train){
-		.c = { .batch = loss == SAL_LOSS_REWARD ? 64 : 128 }, .loss = (int)loss, .beta = 0.1, .lora_r = 64, .lora_alpha = 16,
-		.lora_targets = "all", .learning_rate = loss == SAL_LOSS_REWARD ? 3e-5 : 1e-4, .max_grad_norm = 0.3,
+		.c = { .batch = loss == SAL_LOSS_REWARD ? 64 : 128 }, .loss = (int)loss, .beta = 0.1, .learning_rate = loss == SAL_LOSS_REWARD ? 3e-5 : 1e-4, .max_grad_norm = 0.3,
 		.warmup_ratio = 0.03, .warmup_steps = -1, .epochs = 1, .micro_batch = 1024, .template = "reward.txt", .principles = "rm",
 		.limits = { .instruction = 128, .response = 768, .total = 1280 },
 	};
@@ -312,7 +311,7 @@ name_run(struct trainer *tr)
 
 	sal_buf_printf(&b, "%016llx %016llx %d %d %s %s ", (unsigned long long)tr->r.m->hash, (unsigned long long)tr->r.a->hash, t->c.dtype,
 	    t->c.quantize, sal_dev_isa(tr->r.m->dev), SAL_VERSION);
-	sal_buf_printf(&b, "%d %.17g %.17g %.17g %.17g %.17g %d %d %d %d %d %llu", t->loss, t->beta, t->learning_rate, t->weight_decay,
+	sal_buf_printf(&b, "%d %.17g %.17g %.17g %.17g %.17g %.17g %d %d %d %d %d %llu", t->loss, t->beta, t->lora_dropout, t->learning_rate, t->weight_decay,
 	    t->max_grad_norm, t->warmup_ratio, t->warmup_steps, t->schedule, t->epochs, t->no_shuffle, t->c.batch, (unsigned long long)t->c.seed);
 	for (int i = 0; i < tr->n_ex; i++) {
 		const struct example *x = &tr->ex[i];
@@ -363,6 +362,9 @@ update(struct trainer *tr, const int *order, int at, int n, long step, long tota
 	tr->at = at;
 	tr->n_batch = n;
 	tr->n_tokens = 0;
+	struct sal_random draw = sal_random_open(t->c.seed, "dropout", "", (uint64_t)step);
+	if (sal_engine_dropout(tr->e, (float)t->lora_dropout, (uint64_t)draw.key[1] << 32 | draw.key[0]) != 0)
+		goto out;
 	for (int i = 0; i < n_seqs; i++)
 		tr->n_tokens += t->loss == SAL_LOSS_REWARD ? s[i].n : s[i].n - s[i].from;
 	if (sal_eval_grad(tr->e, tr->r.a, s, n_seqs, t->loss == SAL_LOSS_REWARD ? SAL_EVAL_REWARD : SAL_EVAL_LOGPROB, 1.0f,
@@ -433,6 +435,7 @@ resume(struct trainer *tr, const char *dir)
 			sal_adapter_close(a);
 			step = -1;
 		} else {
+			a->dropout = tr->r.a->dropout;
 			sal_adapter_close(tr->r.a);
 			tr->r.a = a;
 		}
@@ -500,8 +503,13 @@ open_all(struct trainer *tr)
 	    sal_reader_model(&tr->r, SAL_MODEL_TRAIN | (reward ? 0 : SAL_MODEL_HEAD_GRAD), reward) != 0)
 		return -1;
 	if (tr->r.a == NULL)
-		tr->r.a = sal_adapter_new(tr->r.m, t->lora_r, t->lora_alpha, targets, reward, t->c.seed);
-	return tr->r.a ? 0 : -1;
+		tr->r.a = sal_adapter_new(tr->r.m, t->lora_r ? t->lora_r : 64, t->lora_alpha > 0 ? t->lora_alpha : 16, targets, reward, t->c.seed);
+	else if (!t->c.quiet && (t->lora_r || t->lora_alpha > 0 || t->lora_targets))
+		sal_warn("--lora-r, --lora-alpha and --lora-targets are of a fresh adapter: %s keeps its own", t->c.adapter);
+	if (tr->r.a == NULL)
+		return -1;
+	tr->r.a->dropout = t->lora_dropout;
+	return 0;
 }
 
 static int

@@ -12,8 +12,8 @@ struct sal_train {
 	const char *output;
 	int loss;                  /* enum sal_loss */
 	double beta;               /* of DPO */
-	int lora_r;
-	double lora_alpha;
+	int lora_r;                /* of a fresh adapter; 0: 64; alpha 0: 16; targets NULL: all */
+	double lora_alpha, lora_dropout;
 	const char *lora_targets;
 	double learning_rate, weight_decay, max_grad_norm, warmup_ratio;
 	int schedule;              /* 0 cosine, 1 linear, 2 constant */
@@ -34,6 +34,7 @@ struct sal_train sal_train_defaults(enum sal_loss loss);
 	{ 0, "lora-r", SAL_OPT_INT, &(t).lora_r, 1, 4096, "N", "rank of a fresh adapter [64]" }, \
 	{ 0, "lora-alpha", SAL_OPT_REAL, &(t).lora_alpha, 1e-6, 1e6, "N", "its alpha: the scale is alpha / rank [16]" }, \
 	{ 0, "lora-targets", SAL_OPT_STR, &(t).lora_targets, 0, 0, "LIST", "its projections, separated by commas [all]" }, \
+	{ 0, "lora-dropout", SAL_OPT_REAL, &(t).lora_dropout, 0, 0.999, "P", "of what an adapter reads while it is trained [0]" }, \
 	{ 0, "learning-rate", SAL_OPT_REAL, &(t).learning_rate, 0, 1e10, "R", "peak learning rate [1e-4 sft, 3e-5 rmtrain]" }, \
 	{ 0, "schedule", SAL_OPT_CHOICE, &(t).schedule, 0, 0, "cosine|linear|constant", "after the warm-up [cosine]" }, \
 	{ 0, "warmup-steps", SAL_OPT_INT, &(t).warmup_steps, 0, 1e9, "N", "updates of warm-up [by --warmup-ratio]" }, \

@@ -116,6 +116,9 @@ training() { # RECORDS COMMAND...: one log, one folder, one file of rollouts; an
 train="--lora-r 4 --learning-rate 1e-2 --schedule constant --warmup-steps 0"
 @test "sal-sft: any threads and micro-batch" {
 	training "$BATS_FILE_TMPDIR/in" sal-sft -m "$M" $train --batch 7 --epochs 2
+	cp "$T/1/log" "$T/none"
+	training "$BATS_FILE_TMPDIR/in" sal-sft -m "$M" $train --batch 7 --epochs 2 --lora-dropout 0.4
+	! cmp -s "$T/1/log" "$T/none"
 }
 @test "sal-sft --loss dpo: any threads and micro-batch" {
 	jq -c '{id, prompt: ("both answers begin with the same " + .prompt), chosen: .response, rejected: "no"}' "$BATS_FILE_TMPDIR/in" > "$T/in"

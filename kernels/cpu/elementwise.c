@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * elementwise.c - moving and combining tensors: gather, scatter, zero, copy,
- * add, the sum of squares, and AdamW.
+ * elementwise.c - moving and combining tensors: gather, scatter, dropout, zero,
+ * copy, add, the sum of squares, and AdamW.
  *
  *   g = grad_scale g      w = (1 - lr weight_decay) w
  *   m = b1 m + (1-b1) g   v = b2 v + (1-b2) g^2
@@ -58,6 +58,42 @@ FN(sal_cpu_scatter)(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor 
 		const float *s = (const float *)x.data + i * c;
 		for (int64_t j = 0; j < c; j++)
 			d[j] = gi ? gi[i] * s[j] : s[j];
+	}
+}
+
+static inline uint64_t
+mix(uint64_t z)
+{
+	z += 0x9e3779b97f4a7c15u;
+	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+	z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+	return z ^ z >> 31;
+}
+
+void
+FN(sal_cpu_dropout)(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x, struct sal_tensor key, uint64_t salt, float p, bool accumulate)
+{
+	int64_t N = x.dim[0], K = x.dim[1];
+	bool hx = x.dtype == SAL_BF16, hy = y.dtype == SAL_BF16;
+	const int32_t *k = key.data;
+	uint32_t falls = (uint32_t)((double)p * 0x1p32);
+	float stays = 1.0f / (1.0f - p);
+
+#pragma omp parallel for num_threads(dev->threads) if (N * K > BLOCK)
+	for (int64_t i = 0; i < N; i++) {
+		uint64_t row = mix(salt + (uint32_t)k[i]);
+
+		for (int64_t j = 0; j < K; j += VL) {
+			int n = vf_lanes(K - j);
+			float by[VL];
+
+			for (int l = 0; l < VL; l++)
+				by[l] = mix(row + (uint64_t)(j + l)) >> 32 < falls ? 0.0f : stays;
+			vf v = vf_mul(vf_load_any(x.data, hx, i * K + j, n), vf_load(by));
+			if (accumulate)
+				v = vf_add(v, vf_load_any(y.data, hy, i * K + j, n));
+			vf_store_any(y.data, hy, i * K + j, v, n);
+		}
 	}
 }
 

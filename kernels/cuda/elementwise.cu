@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * elementwise.cu - moving and combining tensors: gather, scatter, zero, copy,
- * add, the sum of squares, and AdamW (the formulas are in cpu/elementwise.c).
+ * elementwise.cu - moving and combining tensors: gather, scatter, dropout, zero,
+ * copy, add, the sum of squares, and AdamW (the formulas are in cpu/elementwise.c).
  */
 #include <math.h>
 #include <stdlib.h>
@@ -45,6 +45,38 @@ sal_cuda_scatter(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x, 
 	LAUNCH(rows_kernel<float>, (unsigned)x.dim[0], 128, 0, p->stream, (float *)y.data, (const float *)x.data,
 	    g.ndim ? (const float *)g.data : (const float *)NULL, (const int *)idx.data, (const int *)NULL, x.dim[1]);
 	sal_cuda_note(dev, "scatter", cudaGetLastError());
+}
+
+__device__ static inline uint64_t
+mix(uint64_t z)
+{
+	z += 0x9e3779b97f4a7c15u;
+	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+	z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+	return z ^ z >> 31;
+}
+
+template <class TX, class TY>
+static __global__ void
+dropout_kernel(TY *y, const TX *x, const int *key, int64_t n, int64_t c, uint64_t salt, unsigned falls, float stays, bool accumulate)
+{
+	for EACH(i, n) {
+		uint64_t h = mix(mix(salt + (unsigned)key[i / c]) + (uint64_t)(i % c));
+		float v = get(x, i) * ((unsigned)(h >> 32) < falls ? 0.0f : stays);
+
+		put(y, i, accumulate ? get(y, i) + v : v);
+	}
+}
+
+extern "C" void
+sal_cuda_dropout(struct sal_dev *dev, struct sal_tensor y, struct sal_tensor x, struct sal_tensor key, uint64_t salt, float p, bool accumulate)
+{
+	struct cuda_priv *priv = sal_cuda_here(dev);
+	int64_t n = sal_cuda_elements(y);
+
+	BY_TYPE(x.dtype, TX, BY_TYPE(y.dtype, TY, LAUNCH((dropout_kernel<TX, TY>), sal_cuda_blocks(n), 256, 0, priv->stream, (TY *)y.data,
+	    (const TX *)x.data, (const int *)key.data, n, x.dim[1], salt, (unsigned)((double)p * 4294967296.0), 1.0f / (1.0f - p), accumulate)));
+	sal_cuda_note(dev, "dropout", cudaGetLastError());
 }
 
 extern "C" void

@@ -166,6 +166,7 @@ sal_engine_free(struct sal_engine *e)
 	if (e == NULL)
 		return;
 	sal_arena_free(e->arena);
+	sal_arena_free(e->drop_arena);
 	free(e->layer);
 	free(e->x);
 	free(e->ids);
@@ -273,6 +274,63 @@ seqs(const struct sal_engine *e)
 		.pages = sal_tensor_rows(e->pages_d, 0, e->n_seqs) };
 }
 
+/* ---- dropout ------------------------------------------------------------ */
+
+int
+sal_engine_dropout(struct sal_engine *e, float p, uint64_t salt)
+{
+	const struct sal_config *c = &e->model->cfg;
+	int64_t widest = (int64_t)c->num_heads * c->head_dim;
+
+	e->dropout = p;
+	e->salt = salt;
+	if (p == 0 || e->drop_arena)
+		return 0;
+	widest = c->hidden_size > widest ? c->hidden_size : widest;
+	widest = (c->intermediate_size > widest ? c->intermediate_size : widest) * e->max_rows;
+	e->drop_arena = sal_arena_new(e->model->dev, sal_tensor_room(e->model->dtype, widest) + sal_tensor_room(SAL_I32, e->max_rows));
+	e->dropped = sal_tensor_new(e->drop_arena, e->model->dtype, 1, widest, 0, 0, 0);
+	e->key_d = sal_tensor_new(e->drop_arena, SAL_I32, 1, e->max_rows, 0, 0, 0);
+	return sal_dev_sync(e->model->dev) == 0 ? 0 : sal_err("%s", sal_dev_error(e->model->dev));
+}
+
+/* Keys of the batch's rows: of what a row is, not of where it stands. */
+static void
+upload_keys(struct sal_engine *e)
+{
+	int32_t key[256], of[3] = { 0 };
+
+	for (int b = 0; b < e->n_seqs; b++) {
+		of[1] = b > 0 && e->record[b] == e->record[b - 1] ? of[1] + 1 : 0; /* number within the record */
+		of[0] = e->record[b];
+		for (int r = e->off[b], n; r < e->off[b + 1]; r += n) {
+			n = e->off[b + 1] - r < 256 ? e->off[b + 1] - r : 256;
+			for (int i = 0; i < n; i++) {
+				of[2] = e->pos[r + i];
+				key[i] = (int32_t)sal_hash(of, sizeof of);
+			}
+			sal_upload(e->model->dev, sal_tensor_rows(e->key_d, r, n), key);
+		}
+	}
+}
+
+static uint64_t
+salt_of(const struct sal_engine *e, int l, int p)
+{
+	return e->salt + ((uint64_t)(l * SAL_N_PROJ + p) << 32); /* a key has 32 bits */
+}
+
+/* What an adapter reads of x, the input of projection p: x, or what dropout leaves of it, until the next call. */
+static struct sal_tensor
+read_by_adapter(struct sal_engine *e, int l, int p, struct sal_tensor x)
+{
+	if (e->dropout == 0)
+		return x;
+	struct sal_tensor y = mat(e, e->dropped, x.dim[1]);
+	sal_dropout(e->model->dev, y, x, rows(e, e->key_d), salt_of(e, l, p), e->dropout, false);
+	return y;
+}
+
 /* ---- forward ------------------------------------------------------------ */
 
 static const struct sal_lora *
@@ -298,7 +356,9 @@ project(struct sal_engine *e, const struct sal_adapter *a, int l, int p, int n, 
 		const struct sal_lora *t = lora_of(a, l, p + i);
 		map[i] = (struct sal_linear){ .y = y[i], .bias = layer->bias[p + i], .u = t ? mat(e, b->u[p + i], t->r) : SAL_NONE,
 			.w = layer->w[p + i], .b = t ? &t->b : NULL };
-		if (t)
+		if (t && e->dropout > 0)
+			sal_linear_forward(e->model->dev, map[i].u, read_by_adapter(e, l, p + i, x), t->a, SAL_NONE, SAL_NONE, NULL, false);
+		else if (t)
 			low[k++] = (struct sal_linear){ .y = map[i].u, .bias = SAL_NONE, .u = SAL_NONE, .w = t->a };
 	}
 	if (k)
@@ -315,7 +375,7 @@ project_more(struct sal_engine *e, const struct sal_adapter *a, int l, int p, st
 	struct sal_tensor u = t ? mat(e, b->u[p], t->r) : SAL_NONE;
 
 	if (t)
-		sal_linear_forward(e->model->dev, u, x, t->a, SAL_NONE, SAL_NONE, NULL, false);
+		sal_linear_forward(e->model->dev, u, read_by_adapter(e, l, p, x), t->a, SAL_NONE, SAL_NONE, NULL, false);
 	sal_linear_forward(e->model->dev, y, x, layer->w[p], layer->bias[p], u, t ? &t->b : NULL, true);
 }
 
@@ -382,6 +442,8 @@ sal_forward(struct sal_engine *e, const struct sal_adapter *a)
 	sal_upload(dev, seqs(e).off, e->off);
 	sal_upload(dev, seqs(e).first, e->first);
 	sal_upload(dev, seqs(e).pages, e->pages);
+	if (e->dropout > 0)
+		upload_keys(e);
 	sal_embedding_forward(dev, rows(e, e->x[0]), e->model->embed, rows(e, e->ids_d));
 	for (int l = 0; l < n; l++)
 		layer_forward(e, a, l, bufs_of(e, l), kv_of(e, l), rows(e, e->x[train ? l : 0]), rows(e, e->x[train ? l + 1 : 0]));
@@ -407,6 +469,7 @@ project_backward(struct sal_engine *e, struct sal_adapter *a, int l, int p, stru
 		struct sal_tensor u = mat(e, b->u[p], t->r);
 		du = mat(e, e->du, t->r);
 		sal_linear_backward(dev, du, dy, t->b, SAL_NONE, NULL, false);
+		x = read_by_adapter(e, l, p, x);
 		for (int s = 0; s < e->n_seqs; s++) {
 			int64_t r0 = e->off[s], n = e->off[s + 1] - e->off[s];
 			bool more = s > 0 && e->record[s] == e->record[s - 1];
@@ -418,8 +481,14 @@ project_backward(struct sal_engine *e, struct sal_adapter *a, int l, int p, stru
 			}
 		}
 	}
+	bool apart = t && e->dropout > 0; /* the adapter's part of dx, which is 0 where x fell */
 	if (dx.ndim)
-		sal_linear_backward(dev, dx, dy, e->model->layer[l].w[p], du, t ? &t->a : NULL, accumulate);
+		sal_linear_backward(dev, dx, dy, e->model->layer[l].w[p], apart ? SAL_NONE : du, t && !apart ? &t->a : NULL, accumulate);
+	if (dx.ndim && apart) {
+		struct sal_tensor dropped = mat(e, e->dropped, dx.dim[1]);
+		sal_linear_backward(dev, dropped, du, t->a, SAL_NONE, NULL, false);
+		sal_dropout(dev, dx, dropped, rows(e, e->key_d), salt_of(e, l, p), e->dropout, true);
+	}
 }
 
 static void

@@ -30,11 +30,11 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 FILES = sorted(f for f in os.listdir(SRC) if f.endswith((".cu", ".h")))
 # Tests of a file, or of a function of it where that is less
 TESTS = {"attention.cu": "attention", "blocks.cu": "blocks", "gemm.cu": "linear,pack,failure", "logprob.cu": "logprob,sample,failure", "rmsnorm.cu": "rmsnorm",
-         "rope.cu": "rope", "swiglu.cu": "swiglu", "head.cu": "head", "elementwise.cu": "elements,adamw", "cuda.h": "rmsnorm,head,logprob,elements,swiglu,rope,blocks",
+         "rope.cu": "rope", "swiglu.cu": "swiglu", "head.cu": "head", "elementwise.cu": "elements,dropout,adamw", "cuda.h": "rmsnorm,head,logprob,elements,swiglu,rope,blocks",
          "lse_kernel": "logprob,failure", "target_of": "failure", "weights_kernel": "test_logprob(", "unit_kernel": "test_logprob(",
          "delta_kernel": "test_attention(", "soften": "test_attention(", "dq_kernel": "test_attention(", "dkv_kernel": "test_attention(",
          "key_of": "test_sample(", "mass": "test_sample(", "cut": "test_sample(",
-         "draw": "test_sample,edges", "sample_kernel": "sample", "embedding_kernel": "pack,failure", "EACH": "elements,swiglu"}
+         "draw": "test_sample,edges", "sample_kernel": "sample", "embedding_kernel": "pack,failure", "EACH": "elements,dropout,swiglu"}
 # kind, pattern, what the mutant has there, what the program of all mutants has
 RULES = [("barrier", r"(__sync(?:threads|warp)\(\);)", r";", r"if (mutant != {k}) \1"),
          ("edge", r"(?<=[\w)\]]) < (?=[\w(])", r" <= ", r" <LESS({k})> "), ("edge", r" <= ", r" < ", r" <LEAST({k})> "),

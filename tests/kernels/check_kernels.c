@@ -3,7 +3,7 @@
  * check_kernels.c - every operation of kernels.h against ref.c.
  *
  * usage: check_kernels [-v] [--bench] [--only WORD,...] [DEVICE]
- * WORD: part of a test's name: linear, pack, blocks, rmsnorm, rope, attention, swiglu, head, logprob, sample, elements, adamw.
+ * WORD: part of a test's name: linear, pack, blocks, rmsnorm, rope, attention, swiglu, head, logprob, sample, elements, dropout, adamw.
  * --bench: time, GFLOP/s and GB/s of linear, attention and rows, each result checked: all threads, weights from memory.
  *
  * Each call of an operation is made on devices of 1, 2 and 3 threads, from the
@@ -1235,6 +1235,57 @@ test_elements(void)
 	}
 }
 
+/* The generator as kernels.h gives it. */
+static uint64_t
+mixed(uint64_t z)
+{
+	z += UINT64_C(0x9e3779b97f4a7c15);
+	z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+	z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
+	return z ^ z >> 31;
+}
+
+static void
+test_dropout(void)
+{
+	static const enum sal_dtype types[] = { SAL_F32, SAL_BF16 };
+	static const double ps[] = { 0, 0.5, 0.75 }; /* products are exact */
+	static const int shapes[][2] = { { 1, 1 }, { 3, 37 }, { 97, 301 } };
+
+	for (int t = 0; t < 4; t++)
+		for (int s = 0; s < COUNT(shapes); s++) {
+			int N = shapes[s][0], C = shapes[s][1];
+			enum sal_dtype a = types[t / 2], b = types[t % 2];
+			double *x = vals(a, N * C, 1), *y0 = vals(b, N * C, 1), *y = zeros(N * C);
+			int32_t *key = mem((size_t)N * sizeof *key);
+
+			begin("dropout %s to %s, %d x %d", name_of(a), name_of(b), N, C);
+			for (int i = 0; i < N; i++)
+				key[i] = (int32_t)((uint32_t)i * 2654435761u);
+			struct sal_tensor X = IN2(a, x, N, C), K = INT1(key, N);
+			for (int p = 0; p < COUNT(ps); p++) {
+				uint64_t salt = UINT64_C(0xfedcba9876543210) + (uint64_t)p;
+				struct sal_tensor Y = out2(b, NULL, N, C), Z = out2(b, y0, N, C);
+				int stays = 0;
+
+				OP(sal_dropout(dev, Y, X, K, salt, (float)ps[p], false); sal_dropout(dev, Z, X, K, salt, (float)ps[p], true));
+				for (int i = 0; i < N * C; i++) {
+					bool falls = (double)(mixed(mixed(salt + (uint32_t)key[i / C]) + (uint64_t)(i % C)) >> 32) < ps[p] * 0x1p32;
+					y[i] = rounded(b, falls ? 0 * x[i] : (float)(x[i] / (1 - ps[p])));
+					stays += !falls;
+				}
+				exact("dropout", Y, y);
+				for (int i = 0; i < N * C; i++)
+					y[i] = rounded(b, (float)(y0[i] + (y[i] == 0 ? 0 : (float)(x[i] / (1 - ps[p])))));
+				exact("dropout, added", Z, y);
+				double n = N * C, sd = sqrt(n * ps[p] * (1 - ps[p]));
+				if (n > 1000 && fabs(stays - n * (1 - ps[p])) > 5 * sd)
+					fail("%d of %.0f stay at p %g", stays, n, ps[p]);
+			}
+			done();
+		}
+}
+
 static void
 test_adamw(void)
 {
@@ -2094,6 +2145,7 @@ main(int argc, char **argv)
 		TEST(test_sample());
 		TEST(test_sample_edges());
 		TEST(test_elements());
+		TEST(test_dropout());
 		TEST(test_adamw());
 		TEST(test_failure(device));
 	}

@@ -151,6 +151,41 @@ pair_gradient(struct sal_adapter *a, struct sal_engine *e, const int32_t *x, con
 	return g;
 }
 
+/* Each weight moves by e times a number of its own; what they moved along g, the gradient: its product with it. */
+static double
+shift(struct sal_adapter *a, int n_params, float e, const float *g)
+{
+	double along = 0;
+	size_t at = 0;
+
+	for (int p = 0; p < n_params; p++) {
+		size_t n = sal_tensor_bytes(a->param[p].w) / 4;
+		float *w = malloc(n * sizeof *w);
+		sal_download(a->model->dev, w, a->param[p].w);
+		for (size_t i = 0; i < n; i++, at++) {
+			float d = (float)cos(1.7 * (double)at);
+			w[i] += e * d;
+			along += g ? (double)g[at] * d : 0;
+		}
+		sal_upload(a->model->dev, a->param[p].w, w);
+		free(w);
+	}
+	sal_adapter_pack(a);
+	return along;
+}
+
+/* The loss whose gradient `loss` gives, of what came out. */
+static double
+value_of(const float *out, const int32_t *x, const int32_t *y, int n, int from, enum sal_eval_what what)
+{
+	double sum = 0;
+
+	for (int i = 0; i < 2; i++)
+		for (int t = 0; t < (what == SAL_EVAL_REWARD ? 1 : n - 7 * i - from); t++)
+			sum += sin((i ? y : x)[n - 7 * i - 1] + t) * out[256 * i + t];
+	return sum;
+}
+
 static void
 test_shared(enum sal_eval_what what, enum sal_mode mode)
 {
@@ -190,6 +225,29 @@ test_shared(enum sal_eval_what what, enum sal_mode mode)
 	ok(most > 0 && worst < 1e-5f * most, "nor the gradient, but for its rounding");
 	free(g[0]);
 	free(g[1]);
+	/* the gradient is the slope of the loss, with what dropout leaves too */
+	for (int k = 0; k < 2; k++) {
+		int n_params = a->n_params - (what == SAL_EVAL_REWARD ? 0 : 2);
+		double v[2], slope;
+		if (sal_engine_dropout(e, k ? 0.4f : 0, 99) != 0)
+			break;
+		float *x0 = pair_gradient(a, e, x, y, 110, 66, true, what, out[0], &rows[0]);
+		slope = shift(a, n_params, 2e-3f, x0);
+		free(pair_gradient(a, e, x, y, 110, 66, true, what, out[1], &rows[1]));
+		v[1] = value_of(out[1], x, y, 110, 66, what);
+		shift(a, n_params, -4e-3f, NULL);
+		free(pair_gradient(a, e, x, y, 110, 66, true, what, out[1], &rows[1]));
+		v[0] = value_of(out[1], x, y, 110, 66, what);
+		shift(a, n_params, 2e-3f, NULL);
+		ok(fabs((v[1] - v[0]) / 4e-3 - slope) < 0.01 * fabs(slope), k ? "with dropout, the gradient is the slope of the loss" : "the gradient is the slope of the loss");
+		if (k == 1) {
+			if (sal_engine_dropout(e, 0.4f, 98) != 0)
+				break;
+			free(pair_gradient(a, e, x, y, 110, 66, true, what, out[1], &rows[1]));
+			ok(out[0][0] != out[1][0] && out[0][256] != out[1][256], "another salt, other draws");
+		}
+		free(x0);
+	}
 	sal_engine_free(e);
 	sal_adapter_close(a);
 	sal_model_close(m);

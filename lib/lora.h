@@ -9,6 +9,7 @@
 #define SAL_LORA_H
 #include "lib/model.h"
 
+#define SAL_LORA_IDLE "--lora-r, --lora-alpha and --lora-targets are of a fresh adapter: %s keeps its own"
 #define SAL_ADAPTER_CONFIG "adapter_config.json" /* every adapter's folder has it */
 
 /* One trained tensor. */

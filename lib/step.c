@@ -54,7 +54,7 @@ struct sal_step
 sal_step_defaults(void)
 {
 	return (struct sal_step){
-		.lora_r = 64, .lora_alpha = 16, .lora_targets = "all", .p = sal_ppo_defaults(), .temperature = 0.7, .learning_rate = 2e-5, .max_grad_norm = 1, .warmup_steps = 5, .epochs = 2,
+		.p = sal_ppo_defaults(), .temperature = 0.7, .learning_rate = 2e-5, .max_grad_norm = 1, .warmup_steps = 5, .epochs = 2,
 		.minibatch = 288, .micro_batch = 1024,
 	};
 }
@@ -274,7 +274,8 @@ first(struct stepper *t, const char *dir, int head)
 
 	if (dir)
 		return sal_adapter_open(t->m, dir, head);
-	return sal_targets_parse(s->lora_targets, &targets) == 0 ? sal_adapter_new(t->m, s->lora_r, s->lora_alpha, targets, false, s->c.seed) : NULL;
+	return sal_targets_parse(s->lora_targets, &targets) == 0
+	    ? sal_adapter_new(t->m, s->lora_r ? s->lora_r : 64, s->lora_alpha > 0 ? s->lora_alpha : 16, targets, false, s->c.seed) : NULL;
 }
 
 int
@@ -287,6 +288,8 @@ sal_step_init(const struct sal_step *s, struct sal_step_told *told)
 	if (sal_dir_check(s->output, mark) != 0 || (t.m = sal_model_open(s->c.model, &s->c, 0)) == NULL)
 		goto out;
 	snprintf(told->isa, sizeof told->isa, "%s", sal_dev_isa(t.m->dev));
+	if (s->c.adapter && !s->c.quiet && (s->lora_r || s->lora_alpha > 0 || s->lora_targets))
+		sal_warn(SAL_LORA_IDLE, s->c.adapter);
 	if ((t.policy = first(&t, s->c.adapter, 0)) == NULL || (t.value = first(&t, from, s->value ? 1 : 0)) == NULL)
 		goto out;
 	if (!s->value && sal_adapter_zero_head(t.value) != 0)

@@ -13,7 +13,7 @@
 struct sal_step {
 	struct sal_common c; /* adapter: the policy that --init starts from; NULL: a fresh LoRA */
 	bool init;
-	int lora_r;                                        /* of a fresh policy */
+	int lora_r;                                        /* of a fresh policy; 0: 64; alpha 0: 16; targets NULL: all */
 	double lora_alpha;
 	const char *lora_targets;
 	const char *value, *value_from;                   /* of --init */

@@ -505,7 +505,7 @@ open_all(struct trainer *tr)
 	if (tr->r.a == NULL)
 		tr->r.a = sal_adapter_new(tr->r.m, t->lora_r ? t->lora_r : 64, t->lora_alpha > 0 ? t->lora_alpha : 16, targets, reward, t->c.seed);
 	else if (!t->c.quiet && (t->lora_r || t->lora_alpha > 0 || t->lora_targets))
-		sal_warn("--lora-r, --lora-alpha and --lora-targets are of a fresh adapter: %s keeps its own", t->c.adapter);
+		sal_warn(SAL_LORA_IDLE, t->c.adapter);
 	if (tr->r.a == NULL)
 		return -1;
 	tr->r.a->dropout = t->lora_dropout;

@@ -22,8 +22,12 @@ RM_EPOCHS ?= 1             # epochs               paper: 1
 R         ?= 16            # LoRA rank r          paper: 64
 ALPHA     ?= 16            # LoRA alpha           paper: 16
 N_JUDGE   ?= 32            # pairs judged by contrast, and scored with their answers swapped
+SFT_LR    ?= 1e-3          # policy of $(BASE)/sft: learning rate   paper: 1e-4
+SFT_BATCH ?= 16            # records an update    paper: 128
+SFT_EPOCHS ?= 2            # epochs               paper: 1
 UNDER     ?= Concise       # principle that PPO aligns with    paper: draws of 14
 NEGATED   ?=               # not empty: with its negation
+POLICY    ?=               # adapter that PPO starts from, and is held to; empty: the model itself   paper: of Self-Align
 BRIEF     ?= $(if $(filter demo,$(P)),Concise,$(UNDER)) # principle that length could stand in for: the report sets it apart
 PPO_STEPS ?= 2             # PPO steps
 N_PPO     ?= 32            # rollouts a step      paper: 576
@@ -34,7 +38,7 @@ KL        ?= 0.01          # KL coefficient beta  paper: 0.01
 BONUS     ?= 0             # length bonus         paper: 5; 0: the principle alone decides
 ALARM     ?= kl=40 lr=1 length=4:$(PPO_NEW)# a step beyond: make stops. Nats an answer, nats a token in a step, tokens
 PENALTY   ?= 0             # for an answer without a stop      paper: -6; a budget this short is rarely met
-$(call bare,BASE NEGATED P TEMPLATE SEED T N_TRAIN N_HELD N_SAMPLES MAX_NEW RM_LR RM_BATCH RM_EPOCHS R ALPHA N_JUDGE UNDER BRIEF PPO_STEPS N_PPO PPO_NEW PPO_LR MINIBATCH KL BONUS PENALTY)
+$(call bare,BASE NEGATED POLICY P TEMPLATE SEED T N_TRAIN N_HELD N_SAMPLES MAX_NEW RM_LR RM_BATCH RM_EPOCHS R ALPHA N_JUDGE SFT_LR SFT_BATCH SFT_EPOCHS UNDER BRIEF PPO_STEPS N_PPO PPO_NEW PPO_LR MINIBATCH KL BONUS PENALTY)
 
 under := --under $(UNDER) $(if $(NEGATED),--negate)
 steps := $(shell seq 1 $(PPO_STEPS))
@@ -42,6 +46,7 @@ last  := $(WORK)/state$(PPO_STEPS)
 rm    := $(BASE)/rm.jsonl
 score := sal-score -m $(MODEL) -a $(BASE)/rm -p $(P) --template $(TEMPLATE) --seed $(SEED)
 sample = sal-generate -m $(MODEL) --tokens --max-tokens $(PPO_NEW) --temperature $(T)
+first  = $(POLICY:%=-a %)
 
 demo: | about report
 # seconds, at 1000 tokens/s sampled, 1190 trained, 3000 scored, as measured on two cores with AVX-512 BF16; a text has about 35 tokens
@@ -100,30 +105,41 @@ $(BASE)/concise.jsonl: $(BASE)/held+.jsonl $(BASE)/held-.jsonl $(rm)
 $(BASE)/verbose.jsonl: $(BASE)/held+.jsonl $(BASE)/held-.jsonl $(rm)
 	cat $(BASE)/held+.jsonl $(BASE)/held-.jsonl | $(score) --under $(BRIEF) --negate $(KEEP)
 
+# a policy whose answers end: the model's own under every principle and every negation, without these, where they end within the budget
+$(BASE)/sft/adapter_config.json: $(BASE)/train+.jsonl $(BASE)/train-.jsonl
+	jq -c 'select(.has_stop)' $^ | sal-sft -m $(MODEL) -o $(@D) --lora-r $(R) --lora-alpha $(ALPHA) --learning-rate $(SFT_LR) \
+	  --batch $(SFT_BATCH) --epochs $(SFT_EPOCHS) --seed $(SEED) 2>&1 > $(@D).jsonl | tee $(@D).jsonl.log >&2
+
 # 4. PPO: each step samples, scores and updates
-$(WORK)/state0/state.json: $(rm)
+$(WORK)/state0/state.json: $(rm) $(POLICY:%=%/adapter_config.json)
 	mkdir -p $(WORK)
-	sal-ppo-step -q --init -m $(MODEL) --lora-r $(R) --lora-alpha $(ALPHA) --value-from $(BASE)/rm --seed $(SEED) -o $(WORK)/state0
+	sal-ppo-step -q --init -m $(MODEL) $(or $(first),--lora-r $(R) --lora-alpha $(ALPHA)) --value-from $(BASE)/rm --seed $(SEED) -o $(WORK)/state0
 stepped = $(if $(filter 0,$(1)),$(WORK)/state0/state.json,$(WORK)/ppo$(1).jsonl)
 define ppo_step
 $(WORK)/ppo$(1).rollouts: $(call stepped,$(2))
 	awk -v n=$$$$(wc -l < $(BASE)/train.prompts) -v a=$$$$((($(1) - 1) * $(N_PPO))) '(NR - 1 - a % n + n) % n < $(N_PPO)' $(BASE)/train.prompts \
 	  | $(sample) -a $(WORK)/state$(2)/policy --seed $(1) | $(score) $(under) $$(KEEP)
 $(WORK)/ppo$(1).jsonl: $(WORK)/ppo$(1).rollouts
-	sal-ppo-step -m $(MODEL) -s $(WORK)/state$(2) -o $(WORK)/state$(1) --response-len $(PPO_NEW) --temperature $(T) --kl-coef $(KL) \
+	sal-ppo-step -m $(MODEL) $(POLICY:%=-r %) -s $(WORK)/state$(2) -o $(WORK)/state$(1) --response-len $(PPO_NEW) --temperature $(T) --kl-coef $(KL) \
 	  --length-bonus $(BONUS) --stop-penalty $(PENALTY) --learning-rate $(PPO_LR) --schedule constant --warmup-steps 0 \
 	  --minibatch $(MINIBATCH) $(ALARM:%=--alarm %) --seed $(SEED) < $$< $$(KEEP)
 endef
 $(foreach i,$(steps),$(eval $(call ppo_step,$(i),$(shell expr $(i) - 1))))
 
 # 5. prompts that no stage has learned from, before and after; reference: log-probabilities of the answers after, under the model before
-$(WORK)/before.jsonl: $(BASE)/held.prompts $(rm)
+$(WORK)/before.jsonl: $(BASE)/held.prompts $(rm) $(POLICY:%=%/adapter_config.json)
 	mkdir -p $(WORK)
-	$(sample) --seed $(SEED) < $< | $(score) $(under) $(KEEP)
-$(WORK)/after.jsonl: $(BASE)/held.prompts $(call stepped,$(PPO_STEPS))
+	$(sample) $(first) --seed $(SEED) < $< | $(score) $(under) $(KEEP)
+# another number of steps, more or fewer, is another policy
+.PHONY: $(if $(filter $(PPO_STEPS),$(shell cat $(WORK)/steps 2>/dev/null)),,$(WORK)/steps)
+$(WORK)/steps:
+	mkdir -p $(WORK)
+	echo $(PPO_STEPS) > $@.tmp
+	mv $@.tmp $@
+$(WORK)/after.jsonl: $(BASE)/held.prompts $(call stepped,$(PPO_STEPS)) $(WORK)/steps
 	$(sample) -a $(last)/policy --seed $(SEED) < $< | $(score) $(under) $(KEEP)
 $(WORK)/reference.jsonl: $(WORK)/after.jsonl
-	sal-score -m $(MODEL) --logprobs --temperature $(T) < $< $(KEEP)
+	sal-score -m $(MODEL) $(first) --logprobs --temperature $(T) < $< $(KEEP)
 
 answers: $(addprefix $(WORK)/,before.jsonl after.jsonl reference.jsonl)
 report: answers $(addprefix $(BASE)/,given.jsonl negated.jsonl swapped.jsonl concise.jsonl verbose.jsonl judged.prefs.jsonl)

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # Change the principle, and the behaviour changes: from one policy and one reward model, runs of PPO that differ in their principle
-# alone, and best of N under each; all answer the same prompts, which no stage has learned from.
+# alone, and best of N under each; all answer the same prompts, which no stage has learned from.  The model as it is fills any budget
+# of a few dozen tokens, so that it could not answer at greater length: the policy is first taught to end its answers.
 WORK      ?= runs/steer
-BASE      ?= runs/demo
+BASE      ?= $(WORK)/base  # samples, preferences and the reward model
+POLICY    ?= $(BASE)/sft   # where all runs start
+MAX_NEW   ?= 96            # new tokens
+PPO_NEW   ?= 96
 RUNS      ?= Concise Concise-negated Poetic# a principle of $(P), or its negation
 PPO_STEPS ?= 8
 N_PPO     ?= 64
@@ -10,6 +14,7 @@ MINIBATCH ?= 32
 BEST      ?= 16            # answers to choose from
 include $(dir $(lastword $(MAKEFILE_LIST)))salmon.mk
 $(call bare,BEST)
+export BASE POLICY MAX_NEW PPO_NEW PPO_STEPS N_PPO MINIBATCH
 
 views := $(sort $(RUNS) $(foreach r,$(RUNS),$(if $(r:%-negated=),$(if $(filter %-negated,$(r)),$(r:%-negated=%),$(r)-negated))))
 who   := before $(RUNS)
@@ -21,9 +26,9 @@ steer: | about $(WORK)/steer.txt
 
 # a run of PPO under its principle; the make below says what is left of it to do, for PPO_STEPS may be others than last time
 define run
-$(WORK)/$(1)/after.jsonl: $(rm) $(BASE)/held.prompts FORCE
-	$$(MAKE) --no-print-directory -f $(HERE)/salmon.mk BIN=$(BIN) MODEL=$(MODEL) BASE=$(BASE) WORK=$(WORK)/$(1) UNDER=$(1:%-negated=%) \
-	  NEGATED=$(filter %-negated,$(1)) PPO_STEPS=$(PPO_STEPS) N_PPO=$(N_PPO) MINIBATCH=$(MINIBATCH) answers
+$(WORK)/$(1)/after.jsonl: $(rm) $(BASE)/held.prompts $(POLICY:%=%/adapter_config.json) FORCE
+	$$(MAKE) --no-print-directory -f $(HERE)/salmon.mk BIN=$(BIN) MODEL=$(MODEL) WORK=$(WORK)/$(1) UNDER=$(1:%-negated=%) \
+	  NEGATED=$(filter %-negated,$(1)) answers
 endef
 $(foreach r,$(RUNS),$(eval $(call run,$(r))))
 $(WORK)/before/after.jsonl: $(WORK)/$(firstword $(RUNS))/after.jsonl
@@ -39,9 +44,9 @@ endef
 $(foreach w,$(who),$(foreach v,$(views),$(eval $(call seen,$(w),$(v)))))
 
 # no training: the best of N answers of the model as it is
-$(WORK)/many.jsonl: $(BASE)/held.prompts $(rm)
+$(WORK)/many.jsonl: $(BASE)/held.prompts $(rm) $(POLICY:%=%/adapter_config.json)
 	mkdir -p $(@D)
-	$(sample) -n $(BEST) --seed $(SEED) < $< $(KEEP)
+	$(sample) $(first) -n $(BEST) --seed $(SEED) < $< $(KEEP)
 define best
 $(WORK)/best/$(1).jsonl: $(WORK)/many.jsonl
 	mkdir -p $$(@D)

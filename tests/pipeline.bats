@@ -100,6 +100,14 @@ whole() { [ -e "$BATS_FILE_TMPDIR/whole/report.txt" ] || salmon "$BATS_FILE_TMPD
 	again 2 # one step more of each run, and the table anew
 	for f in Poetic/state2/state.json Poetic/after.jsonl Poetic/reference.jsonl before/under-Poetic.jsonl steer.txt; do [ "$T/steer/$f" -nt "$T/mark" ]; done
 	[ "$T/steer/many.jsonl" -ot "$T/mark" ]
+	touch "$T/mark"
+	again 1 # fewer: the table of the policy after the first, whose step is not taken again
+	for f in Poetic/after.jsonl Poetic/reference.jsonl steer.txt; do [ "$T/steer/$f" -nt "$T/mark" ]; done
+	[ "$T/steer/Poetic/ppo1.jsonl" -ot "$T/mark" ]
+	[ -s "$T/steer/Poetic/state2/state.json" ]
+	# all runs start from the policy that was taught to end its answers: reference and first state
+	for f in before.jsonl reference.jsonl; do grep -q -- "-a $BATS_FILE_TMPDIR/whole/sft" <(make -n -B -f pipelines/salmon.mk BIN="$BIN" MODEL="$BATS_FILE_TMPDIR/model" BASE="$BATS_FILE_TMPDIR/whole" POLICY="$BATS_FILE_TMPDIR/whole/sft" WORK="$T/n" answers | grep "> $T/n/$f.tmp"); done
+	cmp "$BATS_FILE_TMPDIR/whole/sft/adapter_model.safetensors" "$T/steer/Concise/state0/policy/adapter_model.safetensors"
 }
 @test "salmon.mk: a step that passes an alarm stops make with its line" {
 	whole

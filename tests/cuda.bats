@@ -58,8 +58,9 @@ agree() { jq -ens --slurpfile a "$1" --slurpfile b "$2" 'def near($x; $y; $t): (
 @test "one step of SFT, of a reward model and of PPO: losses and gradients agree" {
 	echo '{"prompt_tokens":[1,9,4],"response_tokens":[2,3,7,7]}' > "$T/sft.in"
 	printf '{"chosen_tokens":[1,2,3,4],"rejected_tokens":[5,6,7]}\n{"chosen_tokens":[9,8],"rejected_tokens":[7,7,7,1]}\n' > "$T/rm.in"
+	jq -nc '[range(40)] as $x | {chosen_tokens: ($x + [3, 4]), rejected_tokens: ($x + [9])}' >> "$T/rm.in" # a page of keys for both
 	for d in cpu cuda; do
-		sal-sft -q -m "$M" -d $d -o "$T/p.$d" $D < "$T/sft.in" > "$T/sft.$d"
+		sal-sft -q -m "$M" -d $d -o "$T/p.$d" $D --lora-dropout 0.3 < "$T/sft.in" > "$T/sft.$d"
 		sal-rmtrain -q -m "$M" -d $d -o "$T/rm.$d" $D < "$T/rm.in" > "$T/rm.$d.log"
 	done
 	agree "$T/sft.cpu" "$T/sft.cuda" 'near($a[0].loss; $b[0].loss; 1e-5) and near($a[0].grad_norm; $b[0].grad_norm; 1e-4)'

@@ -50,11 +50,11 @@ first  = $(POLICY:%=-a %)
 
 demo: | about report
 # seconds, at 1000 tokens/s sampled, 1190 trained, 3000 scored, as measured on two cores with AVX-512 BF16; a text has about 35 tokens
-# beside its answer, a pair is four texts
+# beside its answer, a pair is four texts; MORE: what a pipeline adds to it
 about:
 	@echo "$(N_TRAIN)+$(N_HELD) prompts, $(PPO_STEPS) PPO steps: about $$(( ( ($(N_TRAIN) + $(N_HELD)) * $(N_SAMPLES) * 2 * $(MAX_NEW) / 1000 \
 	  + $(N_TRAIN) * $(N_SAMPLES) * 4 * $(RM_EPOCHS) * ($(MAX_NEW) + 35) / 1190 + $(N_HELD) * $(N_SAMPLES) * 8 * ($(MAX_NEW) + 35) / 3000 \
-	  + $(PPO_STEPS) * $(N_PPO) * ($(PPO_NEW) + 60) * 5 / 1190 + $(N_HELD) * 4 * $(PPO_NEW) / 1000 + 60) / 60 )) minutes on two cores with AVX-512 BF16, two to three times that with AVX2; files in $(WORK)"
+	  + $(PPO_STEPS) * $(N_PPO) * ($(PPO_NEW) + 60) * 5 / 1190 + $(N_HELD) * 4 * $(PPO_NEW) / 1000 + 60 $(MORE)) / 60 )) minutes on two cores with AVX-512 BF16, two to three times that with AVX2; files in $(WORK)"
 
 $(eval $(call for_model,$(BASE)))
 $(BASE)/train.prompts: $(PROMPTS) | $(BASE)/model
@@ -108,11 +108,16 @@ $(BASE)/verbose.jsonl: $(BASE)/held+.jsonl $(BASE)/held-.jsonl $(rm)
 # a policy whose answers end: the model's own under every principle and every negation, without these, where they end within the budget
 $(BASE)/sft/adapter_config.json: $(BASE)/train+.jsonl $(BASE)/train-.jsonl
 	jq -c 'select(.has_stop)' $^ | sal-sft -m $(MODEL) -o $(@D) --lora-r $(R) --lora-alpha $(ALPHA) --learning-rate $(SFT_LR) \
-	  --batch $(SFT_BATCH) --epochs $(SFT_EPOCHS) --seed $(SEED) 2>&1 > $(@D).jsonl | tee $(@D).jsonl.log >&2
+	  --batch $(SFT_BATCH) --epochs $(SFT_EPOCHS) --seed $(SEED) 2>&1 > $(@D).jsonl.tmp | tee $(@D).jsonl.log >&2
+	mv $(@D).jsonl.tmp $(@D).jsonl
 
+# a folder belongs to one first policy as well
+from := $(if $(wildcard $(WORK)/state0/state.json),$(or $(shell cat $(WORK)/policy 2>/dev/null),none))
+$(if $(filter-out $(or $(POLICY),none),$(from)),$(error $(WORK) was made with POLICY=$(from:none=): take another folder, or remove it))
 # 4. PPO: each step samples, scores and updates
 $(WORK)/state0/state.json: $(rm) $(POLICY:%=%/adapter_config.json)
 	mkdir -p $(WORK)
+	echo $(or $(POLICY),none) > $(WORK)/policy
 	sal-ppo-step -q --init -m $(MODEL) $(or $(first),--lora-r $(R) --lora-alpha $(ALPHA)) --value-from $(BASE)/rm --seed $(SEED) -o $(WORK)/state0
 stepped = $(if $(filter 0,$(1)),$(WORK)/state0/state.json,$(WORK)/ppo$(1).jsonl)
 define ppo_step

@@ -12,6 +12,9 @@ PPO_STEPS ?= 8
 N_PPO     ?= 64
 MINIBATCH ?= 32
 BEST      ?= 16            # answers to choose from
+# seconds of the other runs, the policy, and best of N with its scores
+MORE = + ($(words $(RUNS)) - 1) * $(PPO_STEPS) * $(N_PPO) * ($(PPO_NEW) + 60) * 5 / 1190 + $(N_TRAIN) * $(N_SAMPLES) * $(SFT_EPOCHS) * ($(MAX_NEW) + 35) / 2380 \
+  + $(N_HELD) * $(BEST) * ($(PPO_NEW) + $(words $(views)) * ($(PPO_NEW) + 35) / 3) / 1000
 include $(dir $(lastword $(MAKEFILE_LIST)))salmon.mk
 $(call bare,BEST)
 export BASE POLICY MAX_NEW PPO_NEW PPO_STEPS N_PPO MINIBATCH
@@ -43,7 +46,7 @@ $(WORK)/$(1)/under-$(2).jsonl: $(WORK)/$(1)/after.jsonl
 endef
 $(foreach w,$(who),$(foreach v,$(views),$(eval $(call seen,$(w),$(v)))))
 
-# no training: the best of N answers of the model as it is
+# no PPO: the best of N answers of the policy where the runs start
 $(WORK)/many.jsonl: $(BASE)/held.prompts $(rm) $(POLICY:%=%/adapter_config.json)
 	mkdir -p $(@D)
 	$(sample) $(first) -n $(BEST) --seed $(SEED) < $< $(KEEP)

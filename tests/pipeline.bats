@@ -79,7 +79,7 @@ whole() { [ -e "$BATS_FILE_TMPDIR/whole/report.txt" ] || salmon "$BATS_FILE_TMPD
 	run pipelines/report "$T/w" "$T/w" 2 Brave Brave
 	[ "$status" -ne 0 ]
 }
-@test "steer.mk: every run is seen under every principle, and best of N needs no training" {
+@test "steer.mk: every run is seen under every principle, and so is best of N" {
 	whole
 	run make --no-print-directory -f pipelines/steer.mk BIN="$BIN" MODEL="$BATS_FILE_TMPDIR/model" BASE="$BATS_FILE_TMPDIR/whole" WORK="$T/steer" \
 		RUNS='Concise Concise-negated Poetic' N_PPO=4 PPO_STEPS=1 MINIBATCH=2 BEST=2 PPO_NEW=8 R=4 PPO_LR=1e-2 ALARM= steer
@@ -108,6 +108,10 @@ whole() { [ -e "$BATS_FILE_TMPDIR/whole/report.txt" ] || salmon "$BATS_FILE_TMPD
 	# all runs start from the policy that was taught to end its answers: reference and first state
 	for f in before.jsonl reference.jsonl; do grep -q -- "-a $BATS_FILE_TMPDIR/whole/sft" <(make -n -B -f pipelines/salmon.mk BIN="$BIN" MODEL="$BATS_FILE_TMPDIR/model" BASE="$BATS_FILE_TMPDIR/whole" POLICY="$BATS_FILE_TMPDIR/whole/sft" WORK="$T/n" answers | grep "> $T/n/$f.tmp"); done
 	cmp "$BATS_FILE_TMPDIR/whole/sft/adapter_model.safetensors" "$T/steer/Concise/state0/policy/adapter_model.safetensors"
+	jq -e '.kl == 0' "$T/steer/Concise/ppo1.jsonl" # the first step is held to it
+	run make -n -f pipelines/steer.mk BIN="$BIN" MODEL="$BATS_FILE_TMPDIR/model" BASE="$BATS_FILE_TMPDIR/whole" POLICY= WORK="$T/steer" PPO_NEW=8 steer
+	[ "$status" -eq 2 ]
+	[[ "$output" == *"/steer/Concise was made with POLICY=$BATS_FILE_TMPDIR/whole/sft: take another folder"* ]]
 }
 @test "salmon.mk: a step that passes an alarm stops make with its line" {
 	whole

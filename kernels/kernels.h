@@ -309,7 +309,7 @@ void sal_attention_forward(struct sal_dev *dev, struct sal_tensor y, struct sal_
 /*
  * Gradients of whole sequences.  One with first[b] > 0 goes on from the last before it with first 0: first[b] is a multiple of
  * SAL_KV_PAGE, at most that one's rows, and the pages of the positions before it are that one's; dk and dv of those positions
- * gather from both.
+ * gather from all that see them.
  *   dq  [N, Hq*D]  out, act     dk, dv  [N, Hk*D]  out, act
  *   dy, y, q  [N, Hq*D]  in, act     lse  [N, Hq]  in     kv, seqs, window  as in the forward pass
  */

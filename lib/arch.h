@@ -40,6 +40,7 @@ struct sal_engine {
 	/* dropout: sal_engine_dropout() */
 	float dropout;
 	uint64_t salt;
+	int32_t *key; /* [max_rows], of the batch's rows */
 	struct sal_arena *drop_arena;
 	struct sal_tensor dropped, key_d; /* [max_rows * the widest input of a projection] act; [max_rows] I32 */
 };
@@ -68,7 +69,9 @@ void sal_batch_add_at(struct sal_engine *e, const int32_t *ids, int n, int first
 
 /*
  * From now on what an adapter reads of each projection's input loses elements with probability p, PEFT's lora_dropout, by draws of
- * salt, layer, projection, record and position, in both passes alike; 0: none, as in a new engine.
+ * salt, layer, projection, record, number of the sequence in its record, and position, in both passes alike; rows that the two
+ * sequences of a record share are drawn once.  0: none, as in a new engine.  The first call with p > 0 reserves an input of the widest
+ * projection for all rows, which sal_engine_bytes() does not count.
  */
 int sal_engine_dropout(struct sal_engine *e, float p, uint64_t salt) SAL_USE_RESULT;
 /* Hidden states [n_rows, C] act, after the last norm; valid until the next pass. a: NULL for the bare model. */

@@ -540,7 +540,8 @@ run(struct trainer *tr, struct sal_counts *n)
 	if (read_examples(tr, stdin, n) != 0 || sal_adapter_train(tr->r.a, t->c.batch < tr->n_ex ? t->c.batch : tr->n_ex) != 0)
 		return -1;
 	tr->e = sal_eval_engine(tr->r.m, true, tr->longest * (t->loss == SAL_LOSS_SFT ? 1 : 2), t->micro_batch, tr->r.a->r);
-	if (tr->e == NULL || (t->loss == SAL_LOSS_DPO && reference_logprobs(tr) != 0))
+	if (tr->e == NULL || sal_engine_dropout(tr->e, (float)t->lora_dropout, 0) != 0 || sal_engine_dropout(tr->e, 0, 0) != 0 || /* the memory alone */
+	    (t->loss == SAL_LOSS_DPO && reference_logprobs(tr) != 0))
 		return -1;
 	return loop(tr, stdout, n);
 }

@@ -34,7 +34,7 @@ struct sal_train sal_train_defaults(enum sal_loss loss);
 	{ 0, "lora-r", SAL_OPT_INT, &(t).lora_r, 1, 4096, "N", "rank of a fresh adapter [64]" }, \
 	{ 0, "lora-alpha", SAL_OPT_REAL, &(t).lora_alpha, 1e-6, 1e6, "N", "its alpha: the scale is alpha / rank [16]" }, \
 	{ 0, "lora-targets", SAL_OPT_STR, &(t).lora_targets, 0, 0, "LIST", "its projections, separated by commas [all]" }, \
-	{ 0, "lora-dropout", SAL_OPT_REAL, &(t).lora_dropout, 0, 0.999, "P", "of what an adapter reads while it is trained [0]" }, \
+	{ 0, "lora-dropout", SAL_OPT_REAL, &(t).lora_dropout, 0, 0.999, "P", "probability that training drops an element that the adapter reads [0]" }, \
 	{ 0, "learning-rate", SAL_OPT_REAL, &(t).learning_rate, 0, 1e10, "R", "peak learning rate [1e-4 sft, 3e-5 rmtrain]" }, \
 	{ 0, "schedule", SAL_OPT_CHOICE, &(t).schedule, 0, 0, "cosine|linear|constant", "after the warm-up [cosine]" }, \
 	{ 0, "warmup-steps", SAL_OPT_INT, &(t).warmup_steps, 0, 1e9, "N", "updates of warm-up [by --warmup-ratio]" }, \

@@ -14,6 +14,14 @@ O="--response-len 6 --schedule constant --warmup-steps 0 --learning-rate 1e-3 --
 	jq -e '.updates[0].approx_kl == 0 and .updates[0].clip_fraction == 0 and .logprobs_taken == 4' "$T/log"
 	[ -f "$T/s1/state.json" ]
 }
+@test "--init -a with options of a fresh adapter: a note" {
+	state
+	sal-ppo-step --init -m "$M" -a "$T/p" --lora-r 8 -o "$T/s9" 2> "$T/err"
+	grep -q "are of a fresh adapter: $T/p keeps its own" "$T/err"
+	jq -e '.r == 4' "$T/s9/policy/adapter_config.json"
+	sal-ppo-step --init -m "$M" -a "$T/p" -o "$T/s9" 2> "$T/err"
+	! grep -q fresh "$T/err"
+}
 @test "a changed log-probability is seen" {
 	state
 	jq -c 'if .id == "p1" then .logprobs[0] -= 0.001 else . end' "$T/r" > "$T/r2"

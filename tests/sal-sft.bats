@@ -8,6 +8,19 @@ data() { for i in 1 2 3 4 5 6 7; do printf '{"prompt_tokens":[%d,2,3],"response_
 	jq -se '.[-1].loss < .[0].loss * 0.9' "$T/log"
 	data | sal-score -q -m "$M" -a "$T/a" --logprobs | jq -es 'length == 7' > /dev/null
 }
+@test "options of a fresh adapter beside -a: a note, and the adapter keeps its own" {
+	data | sal-sft -q -m "$M" -o "$T/a" $D > /dev/null
+	for o in "--lora-r 8" "--lora-alpha 3" "--lora-targets q_proj"; do
+		data | sal-sft -m "$M" -a "$T/a" -o "$T/b" --batch 3 $o > /dev/null 2> "$T/err"
+		grep -q "^sal-sft: --lora-r, --lora-alpha and --lora-targets are of a fresh adapter: $T/a keeps its own" "$T/err"
+		cmp <(jq -S 'del(.base_model_name_or_path)' "$T/a/adapter_config.json") <(jq -S 'del(.base_model_name_or_path)' "$T/b/adapter_config.json")
+	done
+	data | sal-sft -q -m "$M" -a "$T/a" -o "$T/b" $D 2> "$T/err" > /dev/null
+	[ ! -s "$T/err" ]
+	data | sal-sft -m "$M" -a "$T/a" -o "$T/b" --batch 3 --lora-dropout 0.25 2> "$T/err" > /dev/null
+	! grep -q fresh "$T/err"
+	jq -e '.lora_dropout == 0.25 and .r == 4' "$T/b/adapter_config.json"
+}
 @test "DPO starts at ln 2 and separates the answers" {
 	printf '{"prompt_tokens":[1,2],"chosen_tokens":[3,4],"rejected_tokens":[5,6,7]}\n' |
 		sal-sft -q -m "$M" -o "$T/a" --loss dpo --beta 0.5 $D --epochs 6 > "$T/log"

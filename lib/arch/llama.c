@@ -176,6 +176,7 @@ sal_engine_free(struct sal_engine *e)
 	free(e->first);
 	free(e->record);
 	free(e->pages);
+	free(e->key);
 	free(e);
 }
 
@@ -286,6 +287,8 @@ sal_engine_dropout(struct sal_engine *e, float p, uint64_t salt)
 	e->salt = salt;
 	if (p == 0 || e->drop_arena)
 		return 0;
+	if ((e->key = malloc((size_t)e->max_rows * sizeof *e->key)) == NULL)
+		return sal_err("out of memory");
 	widest = c->hidden_size > widest ? c->hidden_size : widest;
 	widest = (c->intermediate_size > widest ? c->intermediate_size : widest) * e->max_rows;
 	e->drop_arena = sal_arena_new(e->model->dev, sal_tensor_room(e->model->dtype, widest) + sal_tensor_room(SAL_I32, e->max_rows));
@@ -298,20 +301,17 @@ sal_engine_dropout(struct sal_engine *e, float p, uint64_t salt)
 static void
 upload_keys(struct sal_engine *e)
 {
-	int32_t key[256], of[3] = { 0 };
+	int32_t of[3] = { 0 };
 
 	for (int b = 0; b < e->n_seqs; b++) {
-		of[1] = b > 0 && e->record[b] == e->record[b - 1] ? of[1] + 1 : 0; /* number within the record */
 		of[0] = e->record[b];
-		for (int r = e->off[b], n; r < e->off[b + 1]; r += n) {
-			n = e->off[b + 1] - r < 256 ? e->off[b + 1] - r : 256;
-			for (int i = 0; i < n; i++) {
-				of[2] = e->pos[r + i];
-				key[i] = (int32_t)sal_hash(of, sizeof of);
-			}
-			sal_upload(e->model->dev, sal_tensor_rows(e->key_d, r, n), key);
+		of[1] = b > 0 && e->record[b] == e->record[b - 1] ? of[1] + 1 : 0; /* number within the record */
+		for (int r = e->off[b]; r < e->off[b + 1]; r++) {
+			of[2] = e->pos[r];
+			e->key[r] = (int32_t)sal_hash(of, sizeof of);
 		}
 	}
+	sal_upload(e->model->dev, rows(e, e->key_d), e->key);
 }
 
 static uint64_t

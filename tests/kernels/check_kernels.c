@@ -1333,7 +1333,7 @@ struct attn {
 	struct sal_seqs seqs;
 };
 
-/* lens: rows, -1 ends; before: cached positions or NULL; shared: these are rows of the last sequence that has none */
+/* lens: rows; 0 without rows before it ends; before: cached positions or NULL; shared: these are rows of the last sequence that has none */
 static void
 attn_setup(struct attn *a, enum sal_dtype t, int Hq, int Hk, int D, int window, const int *lens, const int *before,
     bool shared, double scale)
@@ -1341,7 +1341,7 @@ attn_setup(struct attn *a, enum sal_dtype t, int Hq, int Hk, int D, int window, 
 	int P = 1, root = 0;
 
 	memset(a, 0, sizeof *a);
-	for (; lens[a->r.B] > 0; a->r.B++) {
+	for (; lens[a->r.B] > 0 || (shared && before[a->r.B] > 0); a->r.B++) {
 		int b = a->r.B, f = before ? before[b] : 0, pages = (f + lens[b] + SAL_KV_PAGE - 1) / SAL_KV_PAGE;
 		a->first[b] = f;
 		a->off[b + 1] = a->off[b] + lens[b];
@@ -1515,7 +1515,7 @@ test_attention_shared(enum sal_dtype t)
 	static const struct {
 		int Hq, Hk, D, window, lens[8], before[8];
 	} c[] = {
-		{ 9, 3, 64, 0, { 70, 40 }, { 0, 32 } }, { 9, 3, 64, 0, { 64, 1, 33, 20 }, { 0, 64, 32, 0 } },
+		{ 9, 3, 64, 0, { 70, 40 }, { 0, 32 } }, { 9, 3, 64, 0, { 64, 1, 33, 20 }, { 0, 64, 32, 0 } }, { 4, 2, 16, 0, { 64, 0, 5, 0 }, { 0, 64, 32, 64 } },
 		{ 4, 4, 16, 0, { 5, 97, 12, 50, 3, 34, 2 }, { 0, 0, 96, 32, 64, 0, 32 } }, { 6, 2, 16, 33, { 70, 40, 50 }, { 0, 32, 64 } },
 		{ 2, 1, 32, 1, { 40, 5 }, { 0, 32 } }, { 4, 2, 80, 40, { 97, 3, 60 }, { 0, 96, 32 } }, { 40, 1, 16, 0, { 35, 4 }, { 0, 32 } },
 		{ 2, 2, 128, 70, { 100, 90 }, { 0, 64 } },

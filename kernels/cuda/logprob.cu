@@ -294,9 +294,7 @@ cut(const struct row *r, bool by_mass, double want)
 		__syncthreads();
 		prefix = found[0];
 		above = found[1];
-		int n = left[0];
-		__syncthreads(); /* the next digit, or the next call, writes again */
-		if (n == 1)
+		if (left[0] == 1) /* found and left are written again behind two barriers */
 			return max(prefix << shift, r->floor);
 	}
 	return prefix;

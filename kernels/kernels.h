@@ -269,7 +269,7 @@ void sal_rmsnorm_forward(struct sal_dev *dev, struct sal_tensor y, struct sal_te
     struct sal_tensor w, float eps);
 
 /*
- *   dx  [N, C]  out, F32 or act (+= when accumulate); may be dy (for one dtype)
+ *   dx  [N, C]  out, dtype of x (+= when accumulate); may be dy (for one dtype)
  *   dy, x  [N, C]  in, F32 or act       w [C], rrms [N]  in, as given to the forward pass
  * The gain is frozen: no gradient for it.
  */

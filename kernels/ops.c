@@ -444,7 +444,7 @@ sal_rmsnorm_backward(struct sal_dev *dev, struct sal_tensor dx, struct sal_tenso
     struct sal_tensor w, struct sal_tensor rrms, bool accumulate)
 {
 	CALL(rmsnorm_backward, 1, dx, dy, x, w, rrms);
-	NEED(x.ndim == 2 && x.dtype != SAL_I32 && is2(dx, x.dim[0], x.dim[1]) && is2(dy, x.dim[0], x.dim[1]));
+	NEED(x.ndim == 2 && x.dtype != SAL_I32 && same_all(dx, x) && is2(dy, x.dim[0], x.dim[1]));
 	NEED(is1(w, SAL_F32, x.dim[1]) && is1(rrms, SAL_F32, x.dim[0]));
 	if (empty(dx))
 		return;

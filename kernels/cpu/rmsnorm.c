@@ -48,7 +48,7 @@ FN(sal_cpu_rmsnorm_backward)(struct sal_dev *dev, struct sal_tensor dx, struct s
     struct sal_tensor w, struct sal_tensor rrms, bool accumulate)
 {
 	int64_t N = x.dim[0], C = x.dim[1];
-	bool hx = x.dtype == SAL_BF16, hd = dx.dtype == SAL_BF16, hy = dy.dtype == SAL_BF16;
+	bool hx = x.dtype == SAL_BF16, hy = dy.dtype == SAL_BF16;
 	const float *g = w.data, *rr = rrms.data;
 
 #pragma omp parallel for num_threads(dev->threads) if (N * C > 16384)
@@ -70,8 +70,8 @@ FN(sal_cpu_rmsnorm_backward)(struct sal_dev *dev, struct sal_tensor dx, struct s
 			vf a = vf_mul(vf_load_any(dy.data, hy, o + c, n), vf_load_any(g, false, c, n));
 			a = vf_fma(vf_load_any(x.data, hx, o + c, n), vk, vf_mul(a, vr));
 			if (accumulate)
-				a = vf_add(vf_load_any(dx.data, hd, o + c, n), a);
-			vf_store_any(dx.data, hd, o + c, a, n);
+				a = vf_add(vf_load_any(dx.data, hx, o + c, n), a);
+			vf_store_any(dx.data, hx, o + c, a, n);
 		}
 	}
 }

@@ -44,9 +44,9 @@ sal_cuda_rmsnorm_forward(struct sal_dev *dev, struct sal_tensor y, struct sal_te
 	sal_cuda_note(dev, "rmsnorm_forward", cudaGetLastError());
 }
 
-template <class TD, class TY, class TX>
+template <class TX, class TY>
 static __global__ void __launch_bounds__(THREADS)
-rmsnorm_back_kernel(TD *dx, const TY *dy, const TX *x, const float *w, const float *rrms, int c, bool accumulate)
+rmsnorm_back_kernel(TX *dx, const TY *dy, const TX *x, const float *w, const float *rrms, int c, bool accumulate)
 {
 	int64_t o = (int64_t)blockIdx.x * c;
 	float s = 0, r = rrms[blockIdx.x];
@@ -70,8 +70,7 @@ sal_cuda_rmsnorm_backward(struct sal_dev *dev, struct sal_tensor dx, struct sal_
 	unsigned n = (unsigned)x.dim[0];
 	int c = (int)x.dim[1];
 
-	BY_TYPE(dx.dtype, TD, BY_TYPE(dy.dtype, TY, BY_TYPE(x.dtype, TX, LAUNCH((rmsnorm_back_kernel<TD, TY, TX>), n,
-	    THREADS, 0, p->stream, (TD *)dx.data, (const TY *)dy.data, (const TX *)x.data, (const float *)w.data,
-	    (const float *)rrms.data, c, accumulate))));
+	BY_TYPE(x.dtype, TX, BY_TYPE(dy.dtype, TY, LAUNCH((rmsnorm_back_kernel<TX, TY>), n, THREADS, 0, p->stream, (TX *)dx.data,
+	    (const TY *)dy.data, (const TX *)x.data, (const float *)w.data, (const float *)rrms.data, c, accumulate)));
 	sal_cuda_note(dev, "rmsnorm_backward", cudaGetLastError());
 }

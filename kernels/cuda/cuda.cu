@@ -112,9 +112,9 @@ sal_cuda_sync(struct sal_dev *dev)
 	struct cuda_priv *p = sal_cuda_here(dev);
 	int fault = 0;
 
-	if (dev->error[0])
-		return -1;
-	sal_cuda_note(dev, "copy", cudaMemcpyAsync(&fault, p->fault, sizeof fault, cudaMemcpyDeviceToHost, p->stream));
+	if (!dev->error[0])
+		sal_cuda_note(dev, "copy", cudaMemcpyAsync(&fault, p->fault, sizeof fault, cudaMemcpyDeviceToHost, p->stream));
+	/* after a failure too: a copy may still be writing to the caller's memory */
 	sal_cuda_note(dev, "a kernel", cudaStreamSynchronize(p->stream));
 	if (fault == SAL_FAULT_ID)
 		sal_dev_fail(dev, "embedding_forward: an id is outside the vocabulary");

@@ -32,7 +32,7 @@ FILES = sorted(f for f in os.listdir(SRC) if f.endswith((".cu", ".h")))
 TESTS = {"attention.cu": "attention", "blocks.cu": "blocks", "gemm.cu": "linear,pack,failure", "logprob.cu": "logprob,sample,failure", "rmsnorm.cu": "rmsnorm",
          "rope.cu": "rope", "swiglu.cu": "swiglu", "head.cu": "head", "elementwise.cu": "elements,dropout,adamw", "cuda.h": "rmsnorm,head,logprob,elements,swiglu,rope,blocks",
          "lse_kernel": "logprob,failure", "target_of": "failure", "weights_kernel": "test_logprob(", "unit_kernel": "test_logprob(",
-         "delta_kernel": "test_attention(", "soften": "test_attention(", "dq_kernel": "test_attention(", "dkv_kernel": "test_attention(",
+         "delta_kernel": "test_attention(,attention_shared", "soften": "test_attention(,attention_shared", "dq_kernel": "test_attention(,attention_shared", "dkv_kernel": "test_attention(,attention_shared",
          "key_of": "test_sample(", "mass": "test_sample(", "cut": "test_sample(",
          "draw": "test_sample,edges", "sample_kernel": "sample", "embedding_kernel": "pack,failure", "EACH": "elements,dropout,swiglu"}
 # kind, pattern, what the mutant has there, what the program of all mutants has
@@ -42,7 +42,7 @@ RULES = [("barrier", r"(__sync(?:threads|warp)\(\);)", r";", r"if (mutant != {k}
          ("one", r" ([+-]) 1\b(?![.\w])", r"", r" \1 (mutant != {k})"),
          ("stride", r"\+= (32|THREADS|blockDim\.x|WARPS|TILE_DKV|SAL_VOCAB_CHUNK|\(int64_t\)gridDim\.x \* blockDim\.x)(?=[;)])", r"+= (\1) / 2",
           r"+= (\1) / (mutant == {k} ? 2 : 1)"),
-         ("mask", r"0xffffffffu, (?=\w)", r"0x0000ffffu, ", r"(mutant == {k} ? 0x0000ffffu : 0xffffffffu), "),
+         ("mask", r"0xffffffffu, (?=[\w(])", r"0x0000ffffu, ", r"(mutant == {k} ? 0x0000ffffu : 0xffffffffu), "),
          ("atomic", r"atomicAdd\(&(.*?\]), (.*)\);", r"\1 += \2;", r"if (mutant == {k}) \1 += \2; else atomicAdd(&\1, \2);")]
 # x <LESS(k)> y is x < y, and x <= y in mutant k: two operators of the same rank as those that they stand for
 SUPPORT = """

@@ -18,7 +18,7 @@ try:
 except ImportError:
     print("ptx: skipped, numpy is not there"); sys.exit(77)
 
-ALL = "blocks,pack,linear_grad,linear_diff,rmsnorm,rope,swiglu,head,elements,dropout,adamw,logprob,sample,attention"
+ALL = "blocks,pack,test_linear(,linear_grad,linear_diff,rmsnorm,rope,swiglu,head,elements,dropout,adamw,logprob,sample,attention"
 ap = argparse.ArgumentParser()
 ap.add_argument("--arch", default="80,90")
 ap.add_argument("--only", default=ALL)

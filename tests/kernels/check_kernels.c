@@ -1282,6 +1282,21 @@ test_dropout(void)
 				if (n > 1000 && fabs(stays - n * (1 - ps[p])) > 5 * sd)
 					fail("%d of %.0f stay at p %g", stays, n, ps[p]);
 			}
+			/* an element whose draw is p to the bit stays: the least draw, which a float holds where there are many */
+			uint64_t least = UINT64_MAX, salt = 11;
+			for (int i = 0; i < N * C; i++) {
+				uint64_t h = mixed(mixed(salt + (uint32_t)key[i / C]) + (uint64_t)(i % C)) >> 32;
+				least = h < least ? h : least;
+			}
+			if (least < 1 << 24) {
+				struct sal_tensor Y = out2(b, NULL, N, C);
+				float p = (float)least * 0x1p-32f, stays = 1 / (1 - p);
+
+				OP(sal_dropout(dev, Y, X, K, salt, p, false));
+				for (int i = 0; i < N * C; i++)
+					y[i] = rounded(b, (float)(x[i] * stays));
+				exact("dropout, the least draw", Y, y);
+			}
 			done();
 		}
 }

@@ -50,11 +50,11 @@ first  = $(POLICY:%=-a %)
 
 demo: | about report
 # seconds, at 1000 tokens/s sampled, 1190 trained, 3000 scored, as measured on two cores with AVX-512 BF16; a text has about 35 tokens
-# beside its answer, a pair is four texts; MORE: what a pipeline adds to it
+# beside its answer, a pair is four texts; ADDED: what a pipeline adds to it
 about:
 	@echo "$(N_TRAIN)+$(N_HELD) prompts, $(PPO_STEPS) PPO steps: about $$(( ( ($(N_TRAIN) + $(N_HELD)) * $(N_SAMPLES) * 2 * $(MAX_NEW) / 1000 \
 	  + $(N_TRAIN) * $(N_SAMPLES) * 4 * $(RM_EPOCHS) * ($(MAX_NEW) + 35) / 1190 + $(N_HELD) * $(N_SAMPLES) * 8 * ($(MAX_NEW) + 35) / 3000 \
-	  + $(PPO_STEPS) * $(N_PPO) * ($(PPO_NEW) + 60) * 5 / 1190 + $(N_HELD) * 4 * $(PPO_NEW) / 1000 + 60 $(MORE)) / 60 )) minutes on two cores with AVX-512 BF16, two to three times that with AVX2; files in $(WORK)"
+	  + $(PPO_STEPS) * $(N_PPO) * ($(PPO_NEW) + 60) * 5 / 1190 + $(N_HELD) * 4 * $(PPO_NEW) / 1000 + 60 $(ADDED)) / 60 )) minutes on two cores with AVX-512 BF16, two to three times that with AVX2; files in $(WORK)"
 
 $(eval $(call for_model,$(BASE)))
 $(BASE)/train.prompts: $(PROMPTS) | $(BASE)/model
@@ -111,7 +111,7 @@ $(BASE)/sft/adapter_config.json: $(BASE)/train+.jsonl $(BASE)/train-.jsonl
 	  --batch $(SFT_BATCH) --epochs $(SFT_EPOCHS) --seed $(SEED) 2>&1 > $(@D).jsonl.tmp | tee $(@D).jsonl.log >&2
 	mv $(@D).jsonl.tmp $(@D).jsonl
 
-# a folder belongs to one first policy as well
+# a folder belongs to one first policy as well; without one it is called none
 from := $(if $(wildcard $(WORK)/state0/state.json),$(or $(shell cat $(WORK)/policy 2>/dev/null),none))
 $(if $(filter-out $(or $(POLICY),none),$(from)),$(error $(WORK) was made with POLICY=$(from:none=): take another folder, or remove it))
 # 4. PPO: each step samples, scores and updates

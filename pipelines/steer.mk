@@ -13,7 +13,7 @@ N_PPO     ?= 64
 MINIBATCH ?= 32
 BEST      ?= 16            # answers to choose from
 # seconds of the other runs, the policy, and best of N with its scores
-MORE = + ($(words $(RUNS)) - 1) * $(PPO_STEPS) * $(N_PPO) * ($(PPO_NEW) + 60) * 5 / 1190 + $(N_TRAIN) * $(N_SAMPLES) * $(SFT_EPOCHS) * ($(MAX_NEW) + 35) / 2380 \
+ADDED = + ($(words $(RUNS)) - 1) * $(PPO_STEPS) * $(N_PPO) * ($(PPO_NEW) + 60) * 5 / 1190 + $(N_TRAIN) * $(N_SAMPLES) * $(SFT_EPOCHS) * ($(MAX_NEW) + 35) / 2380 \
   + $(N_HELD) * $(BEST) * ($(PPO_NEW) + $(words $(views)) * ($(PPO_NEW) + 35) / 3) / 1000
 include $(dir $(lastword $(MAKEFILE_LIST)))salmon.mk
 $(call bare,BEST)

@@ -16,8 +16,9 @@
  *          rows of a block stay in the second-level cache while the panels go
  *          by, and while one strip of panels is at work the next is fetched:
  *          with few rows the matrix comes from memory as fast as it is used.
- * Threads  take shares of (block, panel) in order, large ones first, so that
- *          they end together.
+ * Threads  have a share of the (block, panel) each and go through it in order,
+ *          so that what follows is known and can be fetched; who has done his
+ *          takes from the end of the largest that is left.
  */
 #include <omp.h>
 
@@ -28,6 +29,7 @@
 #define BLOCK_BYTES (256 << 10)    /* rows of one block, as the tiles read them */
 #define LINE 64                    /* bytes fetched at a time */
 #define AHEAD (16 * LINE)          /* of a matrix in 8 bits that one tile reads */
+#define MAX_SHARES 64              /* of the work; more threads help with others' */
 #define SMALL_WORK (1 << 16)       /* multiply-adds not worth a second thread */
 #define INLINE static inline __attribute__((always_inline))
 
@@ -494,9 +496,12 @@ finish_tile(const struct sal_gemm *q, const float *sums, int m, int panels, int6
 	}
 }
 
-/* Work on panels p0 .. p1-1 of one product for n rows from row i0; r: as the tiles read them.  wbuf: room for one panel as floats, or NULL. */
+/*
+ * Work on panels p0 .. p1-1 of one product for n rows from row i0; r: as the tiles read them.  after: the panel that this
+ * thread will want next, or NULL.  wbuf: room for one panel as floats, or NULL.
+ */
 static void
-strips(const struct sal_gemm *q, struct rows *r, int64_t i0, int64_t n, int64_t p0, int64_t p1, float *wbuf)
+strips(const struct sal_gemm *q, struct rows *r, int64_t i0, int64_t n, int64_t p0, int64_t p1, const char *after, float *wbuf)
 {
 	float sums[MR * MAX_P * NR] __attribute__((aligned(64)));
 	int64_t steps = ceil_div(n, MR), small = n / steps, large = n % steps; /* rows of a tile: small, or one more in the first */
@@ -510,10 +515,10 @@ strips(const struct sal_gemm *q, struct rows *r, int64_t i0, int64_t n, int64_t 
 	/* all rows over one strip of panels, then the next: the strip stays in the nearest caches */
 	for (int64_t p = p0, np; p < p1; p += np) {
 		const struct sal_gemm *use = q;
-		const char *next = (const char *)first->w + (p + few) * bytes;
 		int64_t shift = 0;
 
 		np = min64(few, p1 - p);
+		const char *strip = (const char *)first->w + p * bytes, *next = p + np < p1 ? strip + np * bytes : after;
 #if !PAIRS
 		struct sal_gemm q32;
 		if (wbuf && np == 1) {
@@ -537,8 +542,8 @@ strips(const struct sal_gemm *q, struct rows *r, int64_t i0, int64_t n, int64_t 
 			int m = (int)(small + (k < large));
 
 			/* each of the first tiles fetches its part of the strip that follows */
-			r->next = near ? next - bytes + AHEAD : k < np && p + few < p1 ? next + k * bytes : (const char *)r->x[0];
-			r->step = near || (k < np && p + few < p1) ? LINE : 0;
+			r->next = near ? strip + AHEAD : k < few && next ? next + k * bytes : (const char *)r->x[0];
+			r->step = near || (k < few && next) ? LINE : 0;
 			for (int64_t s = p; s < p + np;) {
 				int wp = few;
 				while (wp > p + np - s || !shapes[m][wp])
@@ -555,28 +560,52 @@ strips(const struct sal_gemm *q, struct rows *r, int64_t i0, int64_t n, int64_t 
 	}
 }
 
-/* What is left to do, in the order of blocks, and of the panels of all products in each. */
+/* What is left of one share of the work: panels of all products, numbered in the order of blocks. */
 struct share {
-	int64_t at, end, panels;
-	int threads;
+	int64_t at, end;
 };
 
-/* Take the next piece: never past a block.  Its size falls as less is left; at is behind the end when nothing is. */
-static int64_t
-claim(struct share *s, int64_t *n)
+/*
+ * Take n more panels of one block, from the front of the thread's own share, or, when nothing is left of it, from the end
+ * of the largest.  follow: panels up to there are what this thread takes next.  False when nothing is left.
+ */
+static bool
+claim(struct share *share, int shares, int own, int64_t panels, int64_t *at, int64_t *n, int64_t *follow)
 {
-	int64_t at, left;
+	struct share *s = &share[own];
 
 #pragma omp critical(sal_gemm_claim)
 	{
-		at = s->at;
-		left = s->end - at;
-		*n = left / (2 * s->threads);
-		*n = *n > 8 ? *n / 4 * 4 : 4;
-		*n = min64(min64(*n, left), s->panels - at % s->panels);
-		s->at += *n;
+		for (int i = 0; i < shares && share[own].at == share[own].end; i++)
+			if (share[i].end - share[i].at > s->end - s->at)
+				s = &share[i];
+		int64_t left = s->end - s->at, half = left / 2;
+		if (s == &share[own]) {
+			*n = min64(half >= 4 ? half / 4 * 4 : min64(left, 4), panels - s->at % panels);
+			*at = s->at;
+			*follow = s->end;
+			s->at += *n;
+		} else {
+			*n = min64(half >= 4 ? half / 4 * 4 : left - half, (s->end - 1) % panels + 1);
+			*at = s->end - *n;
+			*follow = s->end;
+			s->end -= *n;
+		}
 	}
-	return at;
+	return *n > 0;
+}
+
+/* Where the panel numbered p of a block is; of the one behind the last, the first. */
+static const char *
+follows(const struct sal_gemm *q, int count, const int64_t *start, int64_t p)
+{
+	int i = 0;
+
+	p %= start[count];
+	while (p >= start[i + 1])
+		i++;
+	const struct sal_term *s = &q[i].term[0];
+	return (const char *)s->w + (p - start[i]) * s->panel * (q[i].int8 ? 1 : q[i].dtype == SAL_BF16 ? 2 : 4);
 }
 
 /* Is term t of both made of the same rows, and at the same place in a block's copy? */
@@ -632,15 +661,18 @@ FN(sal_cpu_gemm)(struct sal_dev *dev, const struct sal_gemm *gemm, int count)
 	float *scratch = NULL;
 	if (copied && !(scratch = sal_cpu_scratch(dev, SAL_SLOT_GEMM, (size_t)(threads * own) * 4)))
 		return;
-	struct share share = { .end = blocks * panels, .panels = panels, .threads = threads };
+	struct share share[MAX_SHARES];
+	int shares = threads < MAX_SHARES ? threads : MAX_SHARES;
+	for (int i = 0; i < shares; i++)
+		share[i] = (struct share){ blocks * panels * i / shares, blocks * panels * (i + 1) / shares };
 
 #pragma omp parallel num_threads(threads)
 	{
 		float *buf = scratch ? scratch + (int64_t)omp_get_thread_num() * own : NULL;
 		float *wbuf = buf && panel32 ? buf + block * ld : NULL;
-		int64_t have = -1, got, at;
+		int64_t have = -1, at, got, follow;
 
-		while ((at = claim(&share, &got)) < share.end) {
+		while (claim(share, shares, omp_get_thread_num() % shares, panels, &at, &got, &follow)) {
 			int64_t b = at / panels, i0 = b * block, rows = min64(block, n - i0), p0 = at % panels, p1 = p0 + got;
 
 			for (int i = 0; i < count; i++) {
@@ -667,7 +699,8 @@ FN(sal_cpu_gemm)(struct sal_dev *dev, const struct sal_gemm *gemm, int count)
 					}
 				}
 				have = b * count + i;
-				strips(&q[i], &r, i0, rows, f - start[i], l - start[i], q[i].int8 ? NULL : wbuf);
+				strips(&q[i], &r, i0, rows, f - start[i], l - start[i], l < follow - b * panels ? follows(q, count, start, l) : NULL,
+				    q[i].int8 ? NULL : wbuf);
 			}
 		}
 	}

@@ -16,9 +16,9 @@
  *          rows of a block stay in the second-level cache while the panels go
  *          by, and while one strip of panels is at work the next is fetched:
  *          with few rows the matrix comes from memory as fast as it is used.
- * Threads  have a share of the (block, panel) each and go through it in order,
- *          so that what follows is known and can be fetched; who has done his
- *          takes from the end of the largest that is left.
+ * Threads  go through a share of the (block, panel) each, in order, so that
+ *          what follows is known and can be fetched; a thread at the end of its
+ *          own takes from the end of the largest share that is left.
  */
 #include <omp.h>
 

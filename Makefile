@@ -100,7 +100,7 @@ $(BUILD)/tests/check_kernels: $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/kerne
 	@mkdir -p $(@D)
 	$(CC) $(ALLC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(CULIBS) -lm
 
-HOSTBIN = $(if $(shell command -v $(CXX)),$(BUILD)/cuda_host/check_kernels $(patsubst %,$(BUILD)/cuda_host/bin/sal-%,generate score sft rmtrain ppo-step))
+HOSTBIN = $(if $(shell command -v $(CXX)),$(BUILD)/cuda_host/check_kernels $(TOOLS:%=$(BUILD)/cuda_host/bin/%))
 check: deps all $(UNIT:%=$(BUILD)/tests/%) $(BUILD)/tests/check_kernels $(HOSTBIN)   ## every test; ends with passed, failed, skipped
 	@BUILD=$(BUILD) tests/run
 check-unit: $(UNIT:%=$(BUILD)/tests/%)   ## the C tests of lib/

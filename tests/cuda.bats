@@ -55,6 +55,18 @@ agree() { jq -ens --slurpfile a "$1" --slurpfile b "$2" 'def near($x; $y; $t): (
 	refused 1
 	grep -q 'the weights take 0.* MB, device .cuda_host. has 0.* MB free' "$T/err"
 }
+@test "both judges give the same scores" {
+	printf '[{"dimension":"Short","definition":"be short","negative_definition":"be long"}]' > "$T/p.json"
+	printf '{UserInstruction} {OutputA} {OutputB} {Dimension} Output (' > "$T/t.txt"
+	for d in cpu cuda; do
+		for j in "compare --template $T/t.txt" contrast; do
+			for i in 1 2; do printf '{"prompt":"hello","output_1":"the answer %d","output_2":"no"}\n' $i; done |
+				sal-synthpref -q -m "$M" -d $d --dtype f32 -p "$T/p.json" --judge $j
+		done > "$T/$d"
+	done
+	agree "$T/cpu" "$T/cuda" '($a | length) == 4 and ([$a, $b] | map(map(.judgements.Short) | flatten) | transpose |
+		(length == 8 and all(.[0] != 0 and near(.[0]; .[1]; 1e-4))))'
+}
 @test "one step of SFT, of a reward model and of PPO: losses and gradients agree" {
 	echo '{"prompt_tokens":[1,9,4],"response_tokens":[2,3,7,7]}' > "$T/sft.in"
 	printf '{"chosen_tokens":[1,2,3,4],"rejected_tokens":[5,6,7]}\n{"chosen_tokens":[9,8],"rejected_tokens":[7,7,7,1]}\n' > "$T/rm.in"

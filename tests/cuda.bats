@@ -56,8 +56,7 @@ agree() { jq -ens --slurpfile a "$1" --slurpfile b "$2" 'def near($x; $y; $t): (
 	grep -q 'the weights take 0.* MB, device .cuda_host. has 0.* MB free' "$T/err"
 }
 @test "both judges give the same scores" {
-	printf '[{"dimension":"Short","definition":"be short","negative_definition":"be long"}]' > "$T/p.json"
-	printf '{UserInstruction} {OutputA} {OutputB} {Dimension} Output (' > "$T/t.txt"
+	principle
 	for d in cpu cuda; do
 		for j in "compare --template $T/t.txt" contrast; do
 			for i in 1 2; do printf '{"prompt":"hello","output_1":"the answer %d","output_2":"no"}\n' $i; done |

@@ -20,6 +20,10 @@ adapter() { # a reward adapter of the tiny model at $1, trained for one update
 	printf '{"chosen_tokens":[1,2,3,4],"rejected_tokens":[5,6,7]}\n{"chosen_tokens":[9,8],"rejected_tokens":[7,7,7,1]}\n' |
 		sal-rmtrain -q -m "$M" -o "$1" --lora-r 4 --learning-rate 1e-2 --schedule constant --warmup-steps 0 > /dev/null
 }
+principle() { # one principle, $T/p.json, and what the judge is asked, $T/t.txt
+	printf '[{"dimension":"Short","definition":"be short","negative_definition":"be long"}]' > "$T/p.json"
+	printf '{UserInstruction} {OutputA} {OutputB} {Dimension} Output (' > "$T/t.txt"
+}
 # Files by hand.
 le() { # WIDTH NUMBER...: little-endian bytes
 	local w=$1 n i

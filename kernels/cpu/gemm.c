@@ -496,6 +496,13 @@ finish_tile(const struct sal_gemm *q, const float *sums, int m, int panels, int6
 	}
 }
 
+/* From one panel of the first term to the next. */
+static int64_t
+panel_bytes(const struct sal_gemm *q)
+{
+	return q->term[0].panel * (q->int8 ? 1 : q->dtype == SAL_BF16 ? 2 : 4);
+}
+
 /*
  * Work on panels p0 .. p1-1 of one product for n rows from row i0; r: as the tiles read them.  after: the panel that this
  * thread will want next, or NULL.  wbuf: room for one panel as floats, or NULL.
@@ -509,7 +516,7 @@ strips(const struct sal_gemm *q, struct rows *r, int64_t i0, int64_t n, int64_t 
 	const struct sal_term *first = &q->term[0];
 	bool near = q->int8 && few == 1 && steps == 1; /* one pass over one panel after the other: a stream */
 	tile_fn *const (*shapes)[MAX_P + 1] = q->int8 ? tiles8 : tiles;
-	int64_t bytes = first->panel * (q->int8 ? 1 : q->dtype == SAL_BF16 ? 2 : 4), esize = q->ydtype == SAL_BF16 ? 2 : 4;
+	int64_t bytes = panel_bytes(q), esize = q->ydtype == SAL_BF16 ? 2 : 4;
 	const char *out = q->y;
 
 	/* all rows over one strip of panels, then the next: the strip stays in the nearest caches */
@@ -604,8 +611,7 @@ follows(const struct sal_gemm *q, int count, const int64_t *start, int64_t p)
 	p %= start[count];
 	while (p >= start[i + 1])
 		i++;
-	const struct sal_term *s = &q[i].term[0];
-	return (const char *)s->w + (p - start[i]) * s->panel * (q[i].int8 ? 1 : q[i].dtype == SAL_BF16 ? 2 : 4);
+	return (const char *)q[i].term[0].w + (p - start[i]) * panel_bytes(&q[i]);
 }
 
 /* Is term t of both made of the same rows, and at the same place in a block's copy? */

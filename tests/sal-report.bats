@@ -93,7 +93,8 @@ fact() { sed -nE "s|^<tr><th scope=\"row\">$1</th><td>(.*)</td></tr>|\1|p" "$T/p
 	for f in before after; do jq -c '.response = "a \u202eb\u202c \u2066c\u2069 \u200fd"' run/$f.jsonl > "$T/r/$f.jsonl"; done
 	sal-report -q -w "$T/r" > "$T/page"
 	grep -q '<text>.*100% honest %s' "$T/page"
-	[ "$(grep -c $'>a \ufffdb\ufffd \ufffdc\ufffd \u200fd<' "$T/page")" -eq 16 ]
+	x=$'\xef\xbf\xbd' # U+FFFD in bytes, as U+200F: what \u gives depends on the locale
+	[ "$(grep -c ">a ${x}b$x ${x}c$x "$'\xe2\x80\x8f'"d<" "$T/page")" -eq 16 ]
 }
 @test "before and after that answer other prompts, or under other principles, are not compared: a note says so" {
 	for change in 'select(.id != "p3")' '.principles[0].dimension = "Other"'; do

@@ -404,18 +404,7 @@ make_header(struct sal_buf *b, const struct sal_out_tensor *t, int n, bool bf16)
 static int
 put_all(int fd, const void *data, size_t len)
 {
-	const char *p = data;
-
-	while (len) {
-		ssize_t n = write(fd, p, len > (1u << 30) ? 1u << 30 : len);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return sal_err("%s", n < 0 ? strerror(errno) : "nothing was written");
-		p += n;
-		len -= (size_t)n;
-	}
-	return 0;
+	return sal_write_all(fd, data, len) == 0 ? 0 : sal_err("%s", strerror(errno));
 }
 
 static size_t

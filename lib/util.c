@@ -380,10 +380,27 @@ static int sync_parent(const char *path)
 	return rc;
 }
 
+int sal_write_all(int fd, const void *data, size_t len)
+{
+	const char *p = data;
+
+	while (len) {
+		ssize_t n = write(fd, p, len > (1u << 30) ? 1u << 30 : len);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n == 0)
+			errno = EIO;
+		if (n <= 0)
+			return -1;
+		p += n;
+		len -= (size_t)n;
+	}
+	return 0;
+}
+
 int sal_write_file(const char *path, const void *data, size_t len)
 {
 	struct stat st;
-	const char *p = data;
 
 	if (stat(path, &st) == 0 && !S_ISREG(st.st_mode))
 		return sal_err("%s: exists and is not a regular file", path);
@@ -397,15 +414,8 @@ int sal_write_file(const char *path, const void *data, size_t len)
 		free(tmp);
 		return -1;
 	}
-	while (len) {
-		ssize_t n = write(fd, p, len > (1u << 30) ? 1u << 30 : len);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			goto fail;
-		p += n;
-		len -= (size_t)n;
-	}
+	if (sal_write_all(fd, data, len) != 0)
+		goto fail;
 	if (fsync(fd) != 0 && errno != EINVAL)
 		goto fail;
 	int rc = close(fd);
@@ -595,6 +605,20 @@ void sal_dir_abort(char *tmp)
 uint64_t sal_hash(const void *p, size_t n)
 {
 	return XXH3_64bits(p, n);
+}
+
+uint64_t sal_hash_wide(const void *p, size_t n, int threads)
+{
+	enum { PARTS = 64 };
+	uint64_t h[PARTS];
+	size_t part = n / PARTS + 1;
+
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+	for (int i = 0; i < PARTS; i++) {
+		size_t from = part * (size_t)i < n ? part * (size_t)i : n;
+		h[i] = sal_hash((const char *)p + from, n - from < part ? n - from : part);
+	}
+	return sal_hash(h, sizeof h);
 }
 
 uint64_t sal_hash_file(const char *path, int *err)

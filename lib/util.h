@@ -16,7 +16,7 @@
 const char *sal_errmsg(void);
 /* Set the line; returns -1, so that `return sal_err(...)` reads well.  The text is cut at 1 KiB, control bytes become '?'. */
 int sal_err(const char *fmt, ...) SAL_PRINTF(1, 2);
-/* tools/ only: "PROGRAM: message" as one line on stderr. */
+/* tools/, and what lib/ does for all of them: "PROGRAM: message" as one line on stderr. */
 void sal_warn(const char *fmt, ...) SAL_PRINTF(1, 2);
 /* The same on a terminal, as a line that the next one overwrites. */
 void sal_status(const char *text);
@@ -57,6 +57,8 @@ char *sal_read_file(const char *path, size_t max, size_t *len);
 char *sal_path_join(const char *dir, const char *name); /* malloc'd */
 bool sal_is_dir(const char *path);
 
+/* All of it to a file descriptor.  -1: errno says why. */
+int sal_write_all(int fd, const void *data, size_t len) SAL_USE_RESULT;
 /* Write data to path.tmp.PID, fsync, rename to path, fsync the folder.  -1: path is as it was. */
 int sal_write_file(const char *path, const void *data, size_t len) SAL_USE_RESULT;
 /*
@@ -74,6 +76,7 @@ int sal_dir_commit(char *tmp, const char *final) SAL_USE_RESULT;
 void sal_dir_abort(char *tmp);
 
 uint64_t sal_hash(const void *p, size_t n);       /* XXH3-64 */
+uint64_t sal_hash_wide(const void *p, size_t n, int threads); /* XXH3-64 of those of 64 parts, by that many threads */
 uint64_t sal_hash_file(const char *path, int *err); /* *err = -1 on failure */
 double sal_now(void);                              /* seconds, monotonic */
 long sal_peak_kib(void);                           /* peak resident memory of the process */

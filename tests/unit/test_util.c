@@ -62,6 +62,17 @@ int main(void)
 	ok(sal_write_file(a, "hello", 5) == 0 && !sal_read_file(a, 4, NULL), "a file above the limit");
 	int err = 0;
 	ok(sal_hash_file(a, &err) == sal_hash("hello", 5) && err == 0, "hash of a file");
+	char wide[1000] = { 0 };
+	uint64_t h = sal_hash_wide(wide, sizeof wide, 1);
+	int changed = 0, cut = 0;
+	for (size_t i = 0; i < sizeof wide; i++) {
+		wide[i]++;
+		changed += sal_hash_wide(wide, sizeof wide, 1) != h;
+		wide[i]--;
+		cut += sal_hash_wide(wide, i, 1) != h;
+	}
+	ok(changed == 1000 && cut == 1000, "a wide hash depends on every byte and on how many there are");
+	ok(sal_hash_wide(wide, sizeof wide, 3) == h && sal_hash_wide(wide, 63, 2) == sal_hash_wide(wide, 63, 1), "and not on threads");
 	sal_hash_file("/nonexistent", &err);
 	ok(err == -1, "hash of no file");
 

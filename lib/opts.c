@@ -12,6 +12,7 @@
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -232,6 +233,7 @@ void sal_opts_parse(int argc, char *argv[], const struct sal_opt *opts, const ch
 	int n = 0, k = 1, answer;
 
 	spin_briefly(argv);
+	signal(SIGXFSZ, SIG_IGN); /* a file that may not grow further is told as a full disk is */
 	if (opts->kind == SAL_OPT_COMMAND)
 		command = opts++;
 	while (opts[n].kind != SAL_OPT_END_)

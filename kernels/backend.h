@@ -54,6 +54,7 @@ typedef struct sal_dev *sal_d_; /* short names for the list below only */
 struct sal_layout {
 	const char *name;
 	bool ordered;  /* see sal_layout_ordered() */
+	bool host;     /* see sal_layout_host() */
 	bool one_copy; /* a packed matrix serves transposed too: bwd is fwd */
 	unsigned keeps; /* bit f: matrices of enum sal_form f are kept so */
 	/* bytes of one packed copy of [out, in]; a transposed copy is that of [in, out] */

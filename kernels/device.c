@@ -13,6 +13,7 @@ struct sal_arena {
 	struct sal_dev *dev;
 	char *base;
 	size_t size, used, peak;
+	bool lent; /* base is the caller's */
 };
 
 void
@@ -137,8 +138,8 @@ round_up(size_t n)
 	return (n + ALIGN - 1) / ALIGN * ALIGN;
 }
 
-struct sal_arena *
-sal_arena_new(struct sal_dev *dev, size_t bytes)
+static struct sal_arena *
+empty_arena(struct sal_dev *dev)
 {
 	struct sal_arena *a = calloc(1, sizeof *a);
 
@@ -148,6 +149,14 @@ sal_arena_new(struct sal_dev *dev, size_t bytes)
 		abort();
 	}
 	a->dev = dev;
+	return a;
+}
+
+struct sal_arena *
+sal_arena_new(struct sal_dev *dev, size_t bytes)
+{
+	struct sal_arena *a = empty_arena(dev);
+
 	if (dev->error[0])
 		return a;
 	a->size = round_up(bytes ? bytes : 1);
@@ -157,6 +166,27 @@ sal_arena_new(struct sal_dev *dev, size_t bytes)
 		sal_dev_fail(dev, "out of memory: %zu bytes on device %s", bytes, dev->be->name);
 	}
 	return a;
+}
+
+struct sal_arena *
+sal_arena_over(struct sal_dev *dev, const void *base, size_t bytes)
+{
+	struct sal_arena *a = empty_arena(dev);
+
+	if (!dev->be->layout->host || (uintptr_t)base % ALIGN) {
+		fprintf(stderr, "sal_arena_over: %p on device %s\n", base, dev->be->name);
+		abort();
+	}
+	a->base = (char *)(uintptr_t)base; /* const: only what the caller knows to be writable is written */
+	a->size = bytes;
+	a->lent = true;
+	return a;
+}
+
+void *
+sal_arena_base(const struct sal_arena *a)
+{
+	return a->dev->be->layout->host ? a->base : NULL;
 }
 
 size_t
@@ -186,7 +216,7 @@ sal_arena_free(struct sal_arena *a)
 {
 	if (!a)
 		return;
-	if (a->base)
+	if (a->base && !a->lent)
 		a->dev->be->free(a->dev, a->base);
 	free(a);
 }

@@ -115,6 +115,7 @@ const struct sal_layout *sal_dev_layout(const struct sal_dev *dev);
 /* Are results the same bits whatever is computed together ("Order" above)?  Else only from run to run. */
 bool sal_layout_ordered(const struct sal_layout *l);
 bool sal_layout_keeps(const struct sal_layout *l, enum sal_form form);
+bool sal_layout_host(const struct sal_layout *l); /* is its memory the host's? */
 /* Memory that the device could still hand out; SIZE_MAX: not known. */
 size_t sal_dev_left(struct sal_dev *dev);
 
@@ -136,6 +137,13 @@ size_t sal_arena_mark(const struct sal_arena *a); /* bytes in use */
 size_t sal_arena_peak(const struct sal_arena *a); /* most bytes ever in use */
 void sal_arena_reset(struct sal_arena *a, size_t mark);
 void sal_arena_free(struct sal_arena *a); /* NULL does nothing */
+/*
+ * An arena over the caller's bytes at base, a multiple of 64, which free() leaves alone; they may be read-only: what is handed
+ * out holds what stands there.  Only where device memory is the host's (sal_layout_host()).
+ */
+struct sal_arena *sal_arena_over(struct sal_dev *dev, const void *base, size_t bytes);
+/* Where an arena begins, in host memory; NULL: it is a card's. */
+void *sal_arena_base(const struct sal_arena *a);
 
 /*
  * A new tensor of the arena, of ndim dimensions (unused d are ignored).

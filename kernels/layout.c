@@ -37,7 +37,7 @@ cuda_packed_bytes(enum sal_dtype dtype, int64_t out, int64_t in)
 	return (size_t)(out * in) * (dtype == SAL_BF16 ? 2 : 4);
 }
 
-const struct sal_layout sal_cpu_layout = { .name = "cpu", .ordered = true, .keeps = 1u << SAL_PLAIN | 1u << SAL_INT8, .packed_bytes = cpu_packed_bytes, .work_bytes = cpu_work_bytes };
+const struct sal_layout sal_cpu_layout = { .name = "cpu", .ordered = true, .host = true, .keeps = 1u << SAL_PLAIN | 1u << SAL_INT8, .packed_bytes = cpu_packed_bytes, .work_bytes = cpu_work_bytes };
 const struct sal_layout sal_cuda_layout = { .name = "cuda", .one_copy = true /* cuBLAS reads a matrix either way */, .keeps = ((1u << SAL_FORMS) - 1) & ~(1u << SAL_INT8), .packed_bytes = cuda_packed_bytes,
 	.work_bytes = sal_cuda_work_bytes };
 
@@ -56,6 +56,12 @@ bool
 sal_layout_keeps(const struct sal_layout *l, enum sal_form form)
 {
 	return l->keeps >> form & 1;
+}
+
+bool
+sal_layout_host(const struct sal_layout *l)
+{
+	return l->host;
 }
 
 bool

@@ -3,6 +3,7 @@
 #include "lib/figure.h"
 #include <errno.h>
 #include <math.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
@@ -186,6 +187,8 @@ run(const struct sal_buf *script, struct sal_buf *out)
 	char *argv[] = { "gnuplot", "-d", NULL };
 	FILE *f[3] = { tmpfile(), tmpfile(), tmpfile() }; /* stdin, stdout, stderr */
 	posix_spawn_file_actions_t act;
+	posix_spawnattr_t attr;
+	sigset_t usual;
 	struct sal_buf said = { 0 };
 	pid_t pid;
 	int rc = -1, status = 0, e;
@@ -199,10 +202,20 @@ run(const struct sal_buf *script, struct sal_buf *out)
 		sal_err("out of memory");
 		goto out;
 	}
+	if (posix_spawnattr_init(&attr) != 0) {
+		posix_spawn_file_actions_destroy(&act);
+		sal_err("out of memory");
+		goto out;
+	}
+	sigemptyset(&usual); /* a signal that we ignore would be ignored there too */
+	sigaddset(&usual, SIGXFSZ);
+	posix_spawnattr_setsigdefault(&attr, &usual);
+	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGDEF);
 	for (int i = 0; i < 3; i++)
 		posix_spawn_file_actions_adddup2(&act, fileno(f[i]), i);
-	e = posix_spawnp(&pid, "gnuplot", &act, NULL, argv, environ);
+	e = posix_spawnp(&pid, "gnuplot", &act, &attr, argv, environ);
 	posix_spawn_file_actions_destroy(&act);
+	posix_spawnattr_destroy(&attr);
 	if (e == ENOENT) {
 		sal_err("gnuplot: not found; it draws the plots (Debian: apt-get install gnuplot-nox)");
 		goto out;

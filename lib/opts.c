@@ -10,9 +10,9 @@
 #include <getopt.h>
 #include <limits.h>
 #include <math.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -225,6 +225,17 @@ static void spin_briefly(char *argv[])
 	execv(self, argv);
 }
 
+/* A mapped file was cut short by somebody else: there is nothing to go on with. */
+static _Noreturn void cut_short(int sig)
+{
+	static const char why[] = ": a file was cut short while it was mapped\n";
+
+	(void)sig;
+	if (write(2, program_invocation_short_name, strlen(program_invocation_short_name)) > 0)
+		(void)!write(2, why, sizeof why - 1);
+	_exit(EXIT_FAILURE);
+}
+
 void sal_opts_parse(int argc, char *argv[], const struct sal_opt *opts, const char *usage, const char *about)
 {
 	struct option longs[MAX_OPTS + 3] = { 0 };
@@ -234,6 +245,7 @@ void sal_opts_parse(int argc, char *argv[], const struct sal_opt *opts, const ch
 
 	spin_briefly(argv);
 	signal(SIGXFSZ, SIG_IGN); /* a file that may not grow further is told as a full disk is */
+	signal(SIGBUS, cut_short);
 	if (opts->kind == SAL_OPT_COMMAND)
 		command = opts++;
 	while (opts[n].kind != SAL_OPT_END_)

@@ -65,6 +65,7 @@ struct sal_common {
 /*
  * Parse; usage: "sal-x -m PATH [options] < in > out", first line of --help, about: one sentence.
  * Operands are refused, but for a command.  Returns only when all is well.
+ * From here on the process ignores SIGXFSZ, so that write() fails instead, and on SIGBUS it says that a mapped file was cut short and ends.
  */
 void sal_opts_parse(int argc, char *argv[], const struct sal_opt *opts, const char *usage, const char *about);
 /* After parsing: a usage error if one of names (separated by commas) was given and may not be: "--NAME: only WHEN". */

@@ -65,6 +65,15 @@ $(BUILD)/cuda-is:
 	@mkdir -p $(@D)
 	@echo '$(CUDA)' > $@
 $(BUILD)/kernels/device.o: ALLC += $(if $(filter 1,$(CUDA)),-DSAL_CUDA)
+# Files of packed weights are named after what packs: sources, compiler, options.
+PACKING := $(shell { cat $(sort $(wildcard kernels/*.[ch] kernels/cpu/*.[ch])) lib/{gguf,model,packed,safetensors,tensors}.c \
+        lib/{model,opts,tensors}.h; $(CC) -dumpmachine; $(CC) -dumpfullversion; echo "$(CFLAGS)"; } 2>&1 | cksum | tr ' ' -)
+.PHONY: $(if $(filter $(PACKING),$(shell cat $(BUILD)/packing-is 2>/dev/null)),,$(BUILD)/packing-is)
+$(BUILD)/packing-is:
+	@mkdir -p $(@D)
+	@echo '$(PACKING)' > $@
+$(BUILD)/lib/packed.o: $(BUILD)/packing-is
+$(BUILD)/lib/packed.o: ALLC += -DSAL_PACKING='"$(PACKING)"'
 $(BUILD)/kernels/cuda/%.o: kernels/cuda/%.cu
 	@mkdir -p $(@D)
 	$(NVCC) $(NVFLAGS) -MMD -MF $(@:.o=.d) -c -o $@ $< > $(@:.o=.ptxas) 2>&1 || { cat $(@:.o=.ptxas); exit 1; }

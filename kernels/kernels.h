@@ -142,7 +142,7 @@ void sal_arena_free(struct sal_arena *a); /* NULL does nothing */
  * out holds what stands there.  Only where device memory is the host's (sal_layout_host()).
  */
 struct sal_arena *sal_arena_over(struct sal_dev *dev, const void *base, size_t bytes);
-/* Where an arena begins, in host memory; NULL: it is a card's. */
+/* Where an arena begins, in host memory; NULL: it is a card's, or there was no memory for it. */
 void *sal_arena_base(const struct sal_arena *a);
 
 /*

@@ -7,6 +7,7 @@
  */
 #include "lib/model.h"
 #include "lib/jsonl.h"
+#include "lib/packed.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -676,47 +677,92 @@ hash_files(struct sal_model *m, const struct sal_tensors *files)
 	return 0;
 }
 
+/* Decode and pack all of it into m's arena. */
 static int
-load(struct sal_model *m, const struct sal_tensors *files, int flags)
+pack(struct loader *ld)
 {
-	struct loader ld = { .m = m, .files = files, .gguf = !sal_is_dir(m->path) };
+	struct sal_model *m = ld->m;
 	const struct sal_config *c = &m->cfg;
-	struct sal_arena *stage = NULL;
-	size_t room, widest = (size_t)(c->intermediate_size > c->hidden_size ? c->intermediate_size : c->hidden_size);
+	size_t widest = (size_t)(c->intermediate_size > c->hidden_size ? c->intermediate_size : c->hidden_size);
+	struct sal_arena *stage;
 	int rc = -1;
 
 	if ((size_t)c->num_heads * (size_t)c->head_dim > widest)
 		widest = (size_t)c->num_heads * (size_t)c->head_dim;
-	if (measure(m, &room, &ld, flags) != 0)
+	ld->host_len = 2 * widest * (size_t)(c->head_dim > 64 ? c->head_dim : 64) * 2;
+	ld->host = malloc((ld->host_len + 64) * sizeof *ld->host); /* 64: see load_nf4() */
+	stage = sal_arena_new(m->dev, sal_tensor_room(SAL_F32, (int64_t)ld->host_len));
+	ld->stage = sal_tensor_new(stage, SAL_F32, 1, (int64_t)ld->host_len, 0, 0, 0);
+	if (ld->host == NULL || sal_dev_sync(m->dev) != 0)
+		sal_err("%s: %s", m->path, ld->host ? sal_dev_error(m->dev) : "out of memory");
+	else
+		rc = load_all(ld) == 0 && make_rope(m, ld->files) == 0 ? 0 : -1;
+	free(ld->host);
+	sal_arena_free(stage);
+	return rc;
+}
+
+/* The file of an earlier start's weights, if SAL_CACHE asks for one.  One that cannot be used is told and made again. */
+static int
+find_packed(struct sal_model *m, const struct sal_tensors *files, size_t room, int flags, struct sal_packed *p)
+{
+	char of[160];
+
+	if (!sal_layout_host(m->layout) || !sal_packed_wanted())
+		return 0;
+	snprintf(of, sizeof of, "%016llx %016llx %d %d %d %s", (unsigned long long)m->hash, (unsigned long long)sal_hash(&m->cfg, sizeof m->cfg),
+	    (int)m->dtype, m->quantize, flags, sal_dev_isa(m->dev));
+	p->room = room;
+	p->threads = sal_dev_threads(m->dev);
+	sal_tensors_drop_pages(files); /* they were read for the hash: not both at a time */
+	if (sal_packed_open(p, of) != 0)
 		return -1;
-	ld.check = true;
-	if (load_all(&ld) != 0)
+	m->packed = p->map;
+	if (p->unusable)
+		sal_warn("%s: the weights are packed again", sal_errmsg());
+	return 0;
+}
+
+/* For later starts, unless a file has changed since it was opened: the hash would be of one model, the weights of another. */
+static void
+keep_packed(struct sal_model *m, const struct sal_tensors *files, const struct sal_packed *p)
+{
+	int rc = 0;
+
+	for (int i = 0; i < files->n_maps && rc == 0; i++)
+		if (!sal_map_same(files->map[i]))
+			rc = sal_err("%s: it has changed while it was read", files->map[i]->path);
+	if (rc != 0 || sal_packed_write(p, sal_arena_base(m->arena)) != 0)
+		sal_warn("%s: the next start packs the weights again", sal_errmsg());
+}
+
+static int
+load(struct sal_model *m, const struct sal_tensors *files, int flags)
+{
+	struct loader ld = { .m = m, .files = files, .gguf = !sal_is_dir(m->path), .check = true };
+	struct sal_packed file = { 0 };
+	size_t room, laid = 0;
+	int rc;
+
+	if (measure(m, &room, &ld, flags) != 0 || load_all(&ld) != 0)
 		return -1;
 	ld.check = false;
 	if (room > sal_dev_left(m->dev))
 		return sal_err("%s: the weights take %.1f MB, device '%s' has %.1f MB free", m->path, (double)room / 1e6, sal_dev_isa(m->dev),
 		    (double)sal_dev_left(m->dev) / 1e6);
-	m->arena = sal_arena_new(m->dev, room);
-	reserve(m, m->arena, &room, &ld, flags);
-	ld.host_len = 2 * widest * (size_t)(c->head_dim > 64 ? c->head_dim : 64) * 2;
-	ld.host = malloc((ld.host_len + 64) * sizeof *ld.host); /* 64: see load_nf4() */
-	stage = sal_arena_new(m->dev, sal_tensor_room(SAL_F32, (int64_t)ld.host_len));
-	ld.stage = sal_tensor_new(stage, SAL_F32, 1, (int64_t)ld.host_len, 0, 0, 0);
-	if (ld.host == NULL || sal_dev_sync(m->dev) != 0) {
-		sal_err("%s: %s", m->path, ld.host ? sal_dev_error(m->dev) : "out of memory");
-		goto out;
-	}
-	if (load_all(&ld) != 0 || make_rope(m, files) != 0 || hash_files(m, files) != 0)
-		goto out;
-	if (sal_dev_sync(m->dev) != 0) {
+	if (hash_files(m, files) != 0 || find_packed(m, files, room, flags, &file) != 0)
+		return -1;
+	m->arena = file.map ? sal_arena_over(m->dev, file.map->data, room) : sal_arena_new(m->dev, room + (file.path ? SAL_PACKED_SEAL : 0));
+	if (file.path && !file.map && sal_arena_base(m->arena))
+		memset(sal_arena_base(m->arena), 0, room); /* what lies between tensors is written, too */
+	reserve(m, m->arena, &laid, &ld, flags);
+	if ((rc = file.map ? 0 : pack(&ld)) == 0 && (rc = sal_dev_sync(m->dev)) != 0)
 		sal_err("%s: %s", m->path, sal_dev_error(m->dev));
-		goto out;
-	}
-	sal_tensors_drop_pages(files);
-	rc = 0;
-out:
-	free(ld.host);
-	sal_arena_free(stage);
+	if (rc == 0)
+		sal_tensors_drop_pages(files);
+	if (rc == 0 && file.path && !file.map)
+		keep_packed(m, files, &file);
+	free(file.path);
 	return rc;
 }
 
@@ -797,6 +843,7 @@ sal_model_close(struct sal_model *m)
 	if (m == NULL)
 		return;
 	sal_arena_free(m->arena);
+	sal_map_close(m->packed);
 	sal_dev_close(m->dev);
 	free(m->layer);
 	free(m->path);

@@ -38,6 +38,7 @@ struct sal_model {
 	enum sal_dtype dtype;
 	int quantize; /* enum sal_quantize */
 	struct sal_arena *arena;
+	struct sal_map *packed; /* what the arena stands over: packed.h; NULL: memory of its own */
 	struct sal_weight embed, head; /* the same matrix when tied */
 	struct sal_tensor final_norm, rope; /* [C]; [max_positions, 2, D/2] */
 	struct sal_layer *layer;

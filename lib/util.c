@@ -212,6 +212,21 @@ static int open_regular(const char *path, struct stat *st)
 	return -1;
 }
 
+static uint64_t stamp_of(const struct stat *st)
+{
+	int64_t of[] = { (int64_t)st->st_dev, (int64_t)st->st_ino, st->st_size, st->st_mtim.tv_sec, st->st_mtim.tv_nsec, st->st_ctim.tv_sec,
+		st->st_ctim.tv_nsec };
+
+	return sal_hash(of, sizeof of);
+}
+
+bool sal_map_same(const struct sal_map *m)
+{
+	struct stat st;
+
+	return stat(m->path, &st) == 0 && stamp_of(&st) == m->stamp;
+}
+
 struct sal_map *sal_map_open(const char *path)
 {
 	struct stat st;
@@ -229,6 +244,7 @@ struct sal_map *sal_map_open(const char *path)
 		return NULL;
 	}
 	m->size = (size_t)st.st_size;
+	m->stamp = stamp_of(&st);
 	m->data = (const uint8_t *)"";
 	if (m->size) {
 		void *p = mmap(NULL, m->size, PROT_READ, MAP_PRIVATE, fd, 0);

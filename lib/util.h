@@ -49,9 +49,12 @@ struct sal_map {
 	char *path;
 	const uint8_t *data;
 	size_t size;
+	uint64_t stamp; /* see sal_map_same() */
 };
 struct sal_map *sal_map_open(const char *path); /* NULL: error line names the path; a file that is not regular is refused */
 void sal_map_close(struct sal_map *m);
+/* Is the file of that path still the one that was opened, and unchanged since by its size and times? */
+bool sal_map_same(const struct sal_map *m);
 /* The whole of a regular file as malloc'd text with a NUL after it; NULL on failure or above max bytes. */
 char *sal_read_file(const char *path, size_t max, size_t *len);
 char *sal_path_join(const char *dir, const char *name); /* malloc'd */

@@ -6,6 +6,7 @@ M=$ROOT/tests/data/tiny
 export PATH=$BIN:$PATH SAL_PROMPTS=$ROOT/prompts
 cd "$ROOT" || exit 1
 T=$BATS_TEST_TMPDIR
+unset SAL_CACHE
 
 prompts() { # N short prompts
 	for i in $(seq "$1"); do printf '{"id":"p%d","prompt":"hello the %d","keep":{"n":1.50}}\n' "$i" "$i"; done

@@ -31,10 +31,10 @@ def rate(tokens, seconds, rss, **more):
     return {"value": tokens / seconds, "tokens": tokens, "seconds": seconds, "rss": rss, **more}
 
 
-def tool(b, name, args, records, model=None, threads=None, out=None, common=True):
+def tool(b, name, args, records, model=None, threads=None, out=None, common=True, cache=""):
     """One run of one of our tools: (seconds, MiB)."""
     flags = ["-q", "-m", model or b.model, "-j", str(threads or b.threads), *b.device_flag] if common else ["-q"]
-    env = dict(os.environ, SAL_PROMPTS=b.prompts_dir)
+    env = dict(os.environ, SAL_PROMPTS=b.prompts_dir, SAL_CACHE=cache)
     return spawn([b.tools + "/" + name, *flags, *args], b.log("tool"), stdin=b.records(records), stdout=out or os.devnull, env=env)
 
 
@@ -136,16 +136,33 @@ def sampled(b, n, args=(), threads=None):
 # ---- the rows -------------------------------------------------------------------
 
 
-@row("startup", "exec to exit with one token, files in the page cache", at_least={"llama.cpp": 1.0})
-def startup(b):
+def starts(b, cache=""):
     text = "The capital of France is"
 
     def ours(args):
-        seconds, rss = tool(b, "sal-generate", ["--max-tokens", "1", "--format", "none", *args], [{"prompt": text}])
+        seconds, rss = tool(b, "sal-generate", ["--max-tokens", "1", "--format", "none", *args], [{"prompt": text}], cache=cache)
         return {"value": seconds, "seconds": seconds, "rss": rss}
 
+    for _, a in quantized(b) if cache else []:  # the first start writes the file
+        ours(a)
+    if cache and len(os.listdir(cache)) != len(quantized(b)):
+        raise Failed(f"the packed weights could not be written: {b.log('tool')}")
+    os.sync()
     return [Side("salmon" + name, lambda a=a: ours(a), "s") for name, a in quantized(b)] + llama(
         b, "llama-simple", ["-n", "1", text], lambda _, seconds, rss: {"value": seconds, "seconds": seconds, "rss": rss}, "s")
+
+
+@row("startup", "exec to exit with one token, files in the page cache", at_least={"llama.cpp": 1.0})
+def startup(b):
+    return starts(b)
+
+
+@row("startup-packed", "the same, with the packed weights of an earlier start (SAL_CACHE)", at_least={"llama.cpp": 1.0})
+def startup_packed(b):
+    if b.device != "cpu":
+        raise Failed("weights are kept packed for the CPU alone")
+    shutil.rmtree(b.file("packed"), ignore_errors=True)
+    return starts(b, b.file("packed"))
 
 
 @row("kernels", "matrix products of a layer (cold weights, bf16): each shape, and all seven by their FLOPs", share={"forward M=512, seven": 0.85, "forward M=32, seven": 0.70})

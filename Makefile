@@ -137,6 +137,8 @@ deps:                              ## install what is missing (Debian, as root),
 	  else echo "type: sudo apt-get install $(DEBS)"; exit 1; fi; }
 
 MODEL ?= models/SmolLM2-135M-Instruct.Q4_1.gguf
+model:                             ## fetch the demo's model into models/
+	@$(MAKE) --no-print-directory -f pipelines/common.mk $(MODEL)
 demo: PIPELINE = salmon
 demo: deps                         ## the whole method on a real model; MODEL=PATH for your own
 learn: PIPELINE = learn
@@ -157,6 +159,6 @@ install: all                       ## tools, pages, prompts and pipelines into P
 clean:                             ## remove build/ and its variants
 	rm -rf build build-*
 
-.PHONY: all help check check-unit check-kernels cuda cuda-report check-cuda-host check-long bench lint deps demo learn steer install clean
+.PHONY: all help check check-unit check-kernels cuda cuda-report check-cuda-host check-long bench lint deps model demo learn steer install clean
 .SECONDARY:
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -97,14 +97,13 @@ make_folder(const char *dir)
 	return rc;
 }
 
-/* Is fd a regular file with no other name than tmp? */
+/* Is tmp still a name of the file that was opened by it? */
 static bool
-is_at(int fd, const char *tmp)
+is_at(int fd, const char *tmp, struct stat *mine)
 {
-	struct stat mine, there;
+	struct stat there;
 
-	return fstat(fd, &mine) == 0 && lstat(tmp, &there) == 0 && mine.st_ino == there.st_ino && mine.st_dev == there.st_dev &&
-	    S_ISREG(mine.st_mode) && mine.st_nlink == 1;
+	return fstat(fd, mine) == 0 && lstat(tmp, &there) == 0 && mine->st_ino == there.st_ino && mine->st_dev == there.st_dev;
 }
 
 /*
@@ -118,20 +117,22 @@ write_locked(const struct sal_packed *p, const char *tmp, int fd, const void *im
 
 	if (flock(fd, LOCK_EX | LOCK_NB) != 0)
 		return errno == EWOULDBLOCK ? 0 : sal_err("%s: %s", tmp, strerror(errno));
-	if (!is_at(fd, tmp)) /* who had the lock has put it in its place, or it is something else */
-		return lstat(tmp, &st) != 0 ? 0 : sal_err("%s: not a file of one name", tmp);
+	if (!is_at(fd, tmp, &st)) /* who had the lock has put it in its place */
+		return 0;
+	if (!S_ISREG(st.st_mode) || st.st_nlink != 1)
+		return sal_err("%s: not a file of one name", tmp);
 	if (!p->unusable && stat(p->path, &st) == 0) { /* written since it was looked for */
 		unlink(tmp);
 		return 0;
 	}
 	if (ftruncate(fd, 0) == 0 && sal_write_all(fd, image, p->room + SAL_PACKED_SEAL) == 0) {
-		if (!is_at(fd, tmp))
+		if (!is_at(fd, tmp, &st))
 			return sal_err("%s: removed while it was written", tmp);
 		if (rename(tmp, p->path) == 0)
 			return 0;
 	}
 	sal_err("%s: %s", p->path, strerror(errno));
-	if (is_at(fd, tmp))
+	if (is_at(fd, tmp, &st))
 		unlink(tmp);
 	return -1;
 }

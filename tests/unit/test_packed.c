@@ -36,7 +36,7 @@ text_is(const char *path, const char *want)
 	return same;
 }
 
-/* A new start, which finds nothing. */
+/* A new start, which finds the image or nothing. */
 static struct sal_packed
 start(const char *of, char *image, bool found, const char *what)
 {
